@@ -1,0 +1,75 @@
+"""Segmentation metrics from integer counts: gIoU and cIoU by LISA's definitions, no-target accuracy, matching."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+
+@dataclass(frozen=True)
+class MaskCounts:
+    """One slot: pixels in both masks and pixels in either; a slot is a matched pair, a miss or a false alarm."""
+
+    intersection: int
+    union: int
+
+
+def giou(counts: list[MaskCounts]) -> float:
+    """Mean IoU over slots, 0..1; empty against empty is 1 (LISA `intersectionAndUnionGPU`, without its ε).
+
+    Raises:
+        ValueError: no slots.
+    """
+    _check(counts)
+    return float(np.mean([c.intersection / c.union if c.union else 1.0 for c in counts]))
+
+
+def ciou(counts: list[MaskCounts]) -> float:
+    """Cumulative IoU, ΣI / ΣU, 0..1; 1 when every union is empty (LISA, without its ε).
+
+    Raises:
+        ValueError: no slots.
+    """
+    _check(counts)
+    union = sum(c.union for c in counts)
+    return sum(c.intersection for c in counts) / union if union else 1.0
+
+
+def match_counts(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> list[MaskCounts]:
+    """Counts of one answer: Hungarian matching by IoU, then a slot for each miss and each false alarm.
+
+    Ignored pixels are left out of everything. An answer without masks to a question without masks is one slot 0/0.
+
+    Args:
+        predicted: bool (P, H, W). truth: bool (T, H, W). valid: bool (H, W).
+    Raises:
+        ValueError: sizes differ.
+    """
+    if predicted.shape[1:] != valid.shape or truth.shape[1:] != valid.shape:
+        raise ValueError(f"predicted {predicted.shape}, truth {truth.shape} and valid {valid.shape} differ in size")
+    if len(predicted) == 0 and len(truth) == 0:
+        return [MaskCounts(0, 0)]
+    p = predicted[:, valid].astype(np.float64)
+    t = truth[:, valid].astype(np.float64)
+    intersection = p @ t.T
+    area_p, area_t = p.sum(1), t.sum(1)
+    union = area_p[:, None] + area_t[None] - intersection
+    iou = np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
+    rows, columns = linear_sum_assignment(-iou)
+    slots = [MaskCounts(int(intersection[r, c]), int(union[r, c])) for r, c in zip(rows, columns, strict=True)]
+    slots += [MaskCounts(0, int(area_p[r])) for r in range(len(p)) if r not in rows]
+    slots += [MaskCounts(0, int(area_t[c])) for c in range(len(t)) if c not in columns]
+    return slots
+
+
+def bootstrap_interval(groups: list, statistic, seed: int = 0, draws: int = 1000) -> tuple[float, float]:
+    """95 % percentile interval of `statistic(list of groups)` under resampling of groups (pictures)."""
+    rng = np.random.default_rng(seed)
+    values = [statistic([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(draws)]
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _check(counts: list[MaskCounts]) -> None:
+    if not counts:
+        raise ValueError("no answers to score; give at least one")

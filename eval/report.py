@@ -1,0 +1,163 @@
+"""Writes `report.json` and a self-contained `report.html` from what the demo left behind.
+
+    python -m eval.report --run runs/demo --seed 0
+
+The pictures are drawn by seed, before anyone has seen how they turned out; failures stay in.
+"""
+
+import argparse
+import base64
+import html
+import io
+import json
+import random
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from eval.curves import line_chart
+from popen.data.safe_io import DataError, read_json, write_json
+from popen.data.schema import Sample, load_split
+from popen.lvlm.loading import load_model
+from popen.overlay import draw_masks
+
+KEYS = ("ciou", "giou", "chair_i", "chair_s", "no_target_acc", "n")
+ARMS = {
+    "base": ("base", "single"),
+    "continued_sft": ("continued_sft", "single"),
+    "popen": ("popen", "single"),
+    "popen_ensemble": ("popen", "ensemble"),
+}
+CONTROLS = {"popen_uniform_mean": ("popen", "uniform"), "popen_flip_tta": ("popen", "flip")}
+TITLES = {
+    "base": "base",
+    "continued_sft": "continued SFT (same budget)",
+    "popen": "POPEN",
+    "popen_ensemble": "POPEN + ensemble, K = 8",
+    "popen_uniform_mean": "POPEN, uniform mean of K = 8 (control)",
+    "popen_flip_tta": "POPEN, flip augmentation (control)",
+}
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>popen demo</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+body{{font:16px/1.5 system-ui,sans-serif;max-width:1080px;margin:2rem auto;padding:0 1rem;color:#1a1a1a}}
+table{{border-collapse:collapse}}td,th{{padding:.35rem .8rem;border-bottom:1px solid #ddd;text-align:right}}
+td:first-child,th:first-child{{text-align:left}}small{{color:#666}}
+.cards{{display:grid;grid-template-columns:repeat(auto-fill,minmax(500px,1fr));gap:1.2rem}}
+.card{{border:1px solid #ddd;border-radius:8px;padding:1rem}}.three{{display:flex;gap:.5rem}}
+.three figure{{margin:0;flex:1}}.three img{{width:100%;border-radius:4px}}figcaption{{font-size:.8rem;color:#666}}
+.charts{{display:flex;flex-wrap:wrap;gap:1rem}}</style>
+<h1>What preference tuning changed</h1>
+<p>{intro}</p>{table}<p><small>Brackets: 95 % bootstrap interval over pictures. Lower is better for CHAIR. Free generation;
+each model's mask threshold is calibrated on scenes that are not scored here.</small></p>
+<h2>Training</h2><div class="charts">{charts}</div>
+<h2>Twelve questions, drawn by seed</h2><div class="cards">{cards}</div></html>
+"""
+
+
+def main() -> None:
+    args = parse()
+    run = Path(args.run)
+    scores = {name: read_json(run / "eval" / name / "summary.json") for name in ("base", "continued_sft", "popen")}
+    every = {arm: scores[model]["arms"][how] for arm, (model, how) in (ARMS | CONTROLS).items()}
+    report = {
+        "arms": {arm: {key: every[arm][key] for key in KEYS} for arm in ARMS},
+        "controls": {arm: {key: every[arm][key] for key in KEYS} for arm in CONTROLS},
+        "seconds": args.seconds,
+        "seed": args.seed,
+    }
+    write_json(run / "report.json", report)
+    page = PAGE.format(
+        intro=f"{scores['base']['pictures']} scenes, {scores['base']['questions']} questions, seed {args.seed}, "
+        f"{args.seconds / 60:.1f} minutes. Every question is answered in free generation.",
+        table=table(every),
+        charts=charts(run),
+        cards=cards(run, args.seed),
+    )
+    (run / "report.html").write_text(page)
+    print(f"wrote {run / 'report.json'} and {run / 'report.html'}")
+
+
+def table(arms: dict[str, dict]) -> str:
+    head = "".join(f"<th>{h}</th>" for h in ("", "cIoU", "gIoU", "CHAIR_i", "CHAIR_s", "no-target accuracy", "n"))
+    rows = []
+    for arm, n in arms.items():
+        cells = [
+            *(f"{100 * n[k]:.1f} <small>[{100 * n[f'{k}_95'][0]:.1f}, {100 * n[f'{k}_95'][1]:.1f}]</small>"
+              for k in ("ciou", "giou", "chair_i")),
+            f"{100 * n['chair_s']:.1f}",
+            "–" if n["no_target_acc"] is None else f"{100 * n['no_target_acc']:.1f}",
+            str(n["n"]),
+        ]  # fmt: skip
+        rows.append(f"<tr><td>{TITLES[arm]}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def charts(run: Path) -> str:
+    """The curves of both tuned arms, from their trainer states."""
+    logs = {
+        TITLES[name]: read_json(run / folder / "trainer_state.json")["log_history"]
+        for name, folder in (("continued_sft", "continued_sft"), ("popen", "popen_policy"))
+    }
+    wanted = {
+        "rewards/margins": "text reward margin",
+        "rewards/accuracies": "text reward accuracy",
+        "seg/margins": "mask margin (logits)",
+        "anchor/ce": "anchor cross-entropy",
+    }
+    drawn = []
+    for key, title in wanted.items():
+        lines = {n: [(e["step"], float(e[key])) for e in log if key in e] for n, log in logs.items()}
+        drawn.append(line_chart(title, lines))
+    return "".join(drawn)
+
+
+@torch.no_grad()
+def cards(run: Path, seed: int, count: int = 12) -> str:
+    """Question, answers and masks before and after, and the truth, for questions drawn by seed."""
+    rows = load_split(run / "scenes", "dev")
+    drawn = random.Random(seed)
+    picked = []
+    for index in drawn.sample(range(len(rows)), min(count, len(rows))):
+        sample = Sample.from_row(rows[index])
+        picked.append((sample, drawn.choice(sample.questions)))
+    images, questions = [s.image for s, _ in picked], [q.question for _, q in picked]
+    before, processor = load_model(run / "base")
+    after, _ = load_model(run / "popen")
+    old = before.eval().segment(images, questions, processor)
+    new = after.eval().segment(images, questions, processor, ensemble=8)
+    cells = []
+    for (sample, question), a, b in zip(picked, old, new, strict=True):
+        truth = question.decoded_masks(sample.image.height, sample.image.width)
+        figures = "".join(
+            f"<figure>{picture(draw_masks(sample.image, list(masks), scale=3))}"
+            f"<figcaption>{label}: {html.escape(text)}</figcaption></figure>"
+            for label, masks, text in (
+                ("base", [t.mask for t in a.targets], a.text),
+                ("POPEN + ensemble", [t.mask for t in b.targets], b.text),
+                ("truth", truth, question.answer),
+            )
+        )
+        cells.append(f'<div class="card"><b>{html.escape(question.question)}</b><div class="three">{figures}</div></div>')
+    return "".join(cells)
+
+
+def picture(image: Image.Image) -> str:
+    data = io.BytesIO()
+    image.save(data, format="PNG", optimize=True)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", required=True, help="folder that recipes/demo.py filled")
+    parser.add_argument("--seed", type=int, default=0, help="draws the pictures")
+    parser.add_argument("--seconds", type=float, default=0.0, help="what the run took")
+    args = parser.parse_args()
+    if not (Path(args.run) / "eval").is_dir():
+        raise DataError(f"{args.run}: no eval folder in it; run recipes/demo.py first")
+    return args
+
+
+if __name__ == "__main__":
+    main()

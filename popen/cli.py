@@ -1,0 +1,103 @@
+"""The `popen` command; heavy imports wait until a verb needs them."""
+
+import argparse
+import sys
+from pathlib import Path
+
+TINY = Path(__file__).parent / "assets" / "popen-tiny"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb; every error a user can mend is one line on stderr and exit code 1."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except (ValueError, OSError) as error:
+        # DataError and StorageError are among these; a traceback would hide the one line that helps
+        print(f"popen: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
+def _segment(args: argparse.Namespace) -> None:
+    from popen.data.safe_io import DataError, read_image
+
+    picture = read_image(args.image)
+    if not args.question.strip():
+        raise DataError("question: it is empty; ask for something in the picture")
+    if args.ensemble is not None and args.ensemble < 1:
+        raise DataError(f"--ensemble {args.ensemble}: give K >= 1 hypotheses, or leave it out for a single pass")
+    from popen.lvlm.loading import load_model
+    from popen.overlay import draw_masks
+
+    model, processor = load_model(args.model)
+    model.eval()
+    answer = model.segment([picture], [args.question], processor, ensemble=args.ensemble or 0)[0]
+    print(answer.text)
+    for number, target in enumerate(answer.targets, 1):
+        share = target.mask.mean()
+        print(f"  {number}. {target.phrase or '(unnamed)'}: {share:.1%} of the picture, confidence {target.confidence:.2f}")
+    if answer.incomplete:
+        print(f"  {answer.incomplete} broken segmentation group(s) dropped")
+    out = Path(args.output or Path(args.image).with_name(Path(args.image).stem + "-popen.png"))
+    try:
+        draw_masks(picture, [target.mask for target in answer.targets]).save(out)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{out}: cannot be written ({error}); give another -o") from error
+    print(f"wrote {out}")
+
+
+def _demo(args: argparse.Namespace) -> int:
+    import subprocess
+
+    root = Path(__file__).parent.parent
+    script = root / "recipes" / "demo.py"
+    if not script.is_file():
+        raise FileNotFoundError(
+            "popen demo runs the recipes of a source checkout and there is none here; clone popen and run `make demo`"
+        )
+    return subprocess.call([sys.executable, str(script), *args.options], cwd=root)
+
+
+def _env(args: argparse.Namespace) -> None:
+    import importlib.metadata
+    import os
+    import platform
+
+    import torch
+
+    from popen import __version__
+
+    print(f"popen {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for name in ("torch", "torchvision", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed"):
+        try:
+            print(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{name} not installed")
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    print(f"devices: {', '.join(devices) or 'CPU only'}; {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    print(f"shipped model: {TINY if TINY.is_dir() else 'missing'}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="popen", description="Segmentation models tuned with preferences.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    segment = verbs.add_parser("segment", help="answer a question about a picture in words and masks")
+    segment.add_argument("image")
+    segment.add_argument("question")
+    segment.add_argument("-o", "--output", help="overlay to write; beside the picture by default")
+    segment.add_argument("--ensemble", type=int, metavar="K", help="hypotheses of the preference ensemble")
+    segment.add_argument("--model", default=str(TINY), help="model folder or Hub id; the shipped popen-tiny by default")
+    segment.set_defaults(run=_segment)
+
+    demo = verbs.add_parser("demo", help="mine, tune, ensemble and evaluate popen-tiny, and write a report")
+    demo.add_argument("options", nargs=argparse.REMAINDER, help="passed to recipes/demo.py")
+    demo.set_defaults(run=_demo)
+
+    env = verbs.add_parser("env", help="print versions and devices, for bug reports")
+    env.set_defaults(run=_env)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""The one data schema: a row is one image with its questions, which share its encoding in training.
+
+In an answer `<seg>` stands after each phrase that has a mask: "The dog <seg> is here." A split is a folder of its own,
+`path/<split>/`, in the Arrow format of `datasets.load_from_disk`.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Features, List, Value
+from PIL import Image
+
+from popen.data import rle
+from popen.data.safe_io import DataError, check_image, decode_image, storage_error
+
+SEG = "<seg>"
+_RLE = {"size": List(Value("int32")), "counts": Value("string")}
+FEATURES = Features(
+    {
+        "image": datasets.Image(),
+        "image_id": Value("string"),
+        "objects": List(Value("string")),  # everything visible: what an answer names beyond it is hallucinated
+        "ignore": _RLE,  # pixels nobody labelled: neither right nor wrong
+        "questions": List(
+            {
+                "id": Value("string"),
+                "kind": Value("string"),
+                "question": Value("string"),
+                "answer": Value("string"),
+                "phrases": List(Value("string")),
+                "masks": List(_RLE),
+            }
+        ),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about an image, its answer, and a phrase and an RLE mask for each `<seg>` in the answer."""
+
+    id: str
+    kind: str
+    question: str
+    answer: str
+    phrases: tuple[str, ...]
+    masks: tuple[dict[str, Any], ...]
+
+    def decoded_masks(self, height: int, width: int) -> np.ndarray:
+        """Decode the masks to bool (T, height, width), T = 0 for a question without targets.
+
+        Raises:
+            DataError: a mask is malformed or of another size.
+        """
+        masks_THW = np.zeros((len(self.masks), height, width), dtype=np.bool_)
+        for index, mask in enumerate(self.masks):
+            _check_mask(mask, height, width, f"{self.id}: mask {index}")
+            masks_THW[index] = rle.decode(mask)
+        return masks_THW
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row: an RGB image, what is visible in it, the pixels to ignore (RLE), and its questions."""
+
+    image: Image.Image
+    image_id: str
+    objects: tuple[str, ...]
+    ignore: dict[str, Any]
+    questions: tuple[Question, ...]
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Sample":
+        """Check a row of FEATURES and return it as a Sample.
+
+        Args:
+            row: as `datasets` gives it; the image a PIL image, or {"bytes": an encoded picture}.
+        Raises:
+            DataError: names `image_id/question id` and what is wrong.
+        """
+        missing = [column for column in FEATURES if row.get(column) is None]
+        if missing:
+            raise DataError(f"{row.get('image_id')}: column {missing[0]!r} is missing or empty; see popen.data.schema")
+        image_id, image = row["image_id"], row["image"]
+        if isinstance(image, Mapping):
+            image = decode_image(image.get("bytes") or b"", str(image_id))
+        else:
+            image = check_image(image, str(image_id))
+        questions = tuple(_question(fields, str(image_id)) for fields in row["questions"])
+        sample = cls(image, image_id, tuple(row["objects"]), row["ignore"], questions)
+        sample._check()
+        return sample
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row of FEATURES that `from_row` reads back."""
+        return {
+            "image": self.image,
+            "image_id": self.image_id,
+            "objects": list(self.objects),
+            "ignore": self.ignore,
+            "questions": [{**vars(q), "phrases": list(q.phrases), "masks": list(q.masks)} for q in self.questions],
+        }
+
+    def decoded_ignore(self) -> np.ndarray:
+        """Decode the ignored pixels to bool (H, W)."""
+        return rle.decode(self.ignore)
+
+    def _check(self) -> None:
+        width, height = self.image.size
+        _check_mask(self.ignore, height, width, f"{self.image_id}: ignore")
+        for question in self.questions:
+            where = f"{self.image_id}/{question.id}"
+            if not question.id.strip() or not question.question.strip():
+                raise DataError(f"{where}: blank id or question; remove it")
+            counts = question.answer.count(SEG), len(question.phrases), len(question.masks)
+            if len(set(counts)) != 1:
+                raise DataError(
+                    f"{where}: {counts[0]} {SEG} in the answer, {counts[1]} phrases, {counts[2]} masks; match"
+                )
+            for index, mask in enumerate(question.masks):
+                _check_mask(mask, height, width, f"{where}: mask {index}")
+        repeated = _repeated(question.id for question in self.questions)
+        if repeated is not None:
+            raise DataError(f"{self.image_id}/{repeated}: two questions of the row have this id; rename one")
+
+
+def empty_ignore(height: int, width: int) -> dict[str, Any]:
+    """Return the RLE of a (height, width) mask that ignores nothing."""
+    return rle.encode(np.zeros((height, width), dtype=np.bool_))
+
+
+def write_dataset(rows: Iterable[Mapping[str, Any] | Sample], path: str | Path, split: str) -> datasets.Dataset:
+    """Check rows one by one and write them as `path/<split>`, all or nothing; an earlier split is replaced.
+
+    Args:
+        rows: rows of FEATURES (an image may be {"bytes": ...}, which are kept as they are) or Samples; may stream.
+        path: the folder of the dataset, made if need be.
+        split: letters, digits, '-' and '_'.
+    Returns:
+        The split, loaded from disk.
+    Raises:
+        DataError: a bad row, a question id twice, no rows at all, or something else stands at `path/<split>`.
+        StorageError: the disk refused; an earlier split is intact.
+    """
+    target = _split_folder(path, split)
+    if target.exists() and not _is_split(target):
+        raise DataError(f"{target}: exists and is not a dataset split; move it away or write elsewhere")
+    digest = hashlib.sha256()
+    own: list[Exception] = []  # what the rows raised: datasets would wrap it into an error about its generator
+
+    def checked() -> Iterator[dict[str, Any]]:
+        try:
+            yield from _checked(iter(rows), digest)
+        except Exception as error:
+            own.append(error)
+            raise
+
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{split}.", dir=path))
+    except OSError as error:
+        raise storage_error(error, target, "nothing was changed") from error
+    try:
+        built = datasets.Dataset.from_generator(
+            checked, features=FEATURES, cache_dir=str(work / "cache"), fingerprint=split, split=split
+        )
+        # the name of the content, so that the same rows give the same files
+        built = datasets.Dataset(built.data, info=built.info, split=built.split, fingerprint=digest.hexdigest()[:16])
+        built.save_to_disk(work / "new")
+        if target.exists():
+            os.rename(target, work / "old")
+        os.rename(work / "new", target)
+    except Exception as error:
+        if own:
+            raise own[0] from None
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise storage_error(cause, target, "an earlier split is intact") from error
+        raise
+    finally:
+        if (work / "old").exists() and not target.exists():  # also after Ctrl-C; should this fail, nothing is removed
+            os.rename(work / "old", target)
+        shutil.rmtree(work, ignore_errors=True)
+    return load_split(path, split)
+
+
+def load_split(path: str | Path, split: str) -> datasets.Dataset:
+    """Load `path/<split>`, memory-mapped; rows become Samples by `Sample.from_row`.
+
+    Raises:
+        DataError: no such folder, no such split (names those there), broken files, or other columns than FEATURES.
+    """
+    target = _split_folder(path, split)
+    if not Path(path).is_dir():
+        raise DataError(f"{path}: no such dataset folder; check the path or run the converter of data_tools")
+    if not _is_split(target):
+        there = sorted(folder.name for folder in Path(path).iterdir() if folder.name[0] != "." and _is_split(folder))
+        raise DataError(f"{path}: no split {split!r}; there: {', '.join(there) or 'none'}")
+    try:
+        dataset = datasets.load_from_disk(str(target))
+    except Exception as error:  # arrow, json and datasets each have their own
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{target}: cannot be loaded ({reason}); write the split again") from error
+    for column in [*FEATURES, *dataset.features]:
+        if dataset.features.get(column) != FEATURES.get(column):
+            state = "differs from" if column in FEATURES and column in dataset.features else "is not in both it and"
+            raise DataError(f"{target}: column {column!r} {state} the schema; convert the data again")
+    return dataset
+
+
+def check_unique_ids(dataset: datasets.Dataset) -> None:
+    """Check that every question id stands exactly once in the dataset; DataError names the first that does not."""
+    rows = dataset.select_columns(["questions"])  # images stay encoded
+    repeated = _repeated(question["id"] for row in rows for question in row["questions"])
+    if repeated is not None:
+        raise DataError(f"question id {repeated!r} stands twice in the dataset; rename or remove one")
+
+
+def _checked(rows: Iterator[Mapping[str, Any] | Sample], digest: Any) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for index, given in enumerate(rows):
+        row = given.to_row() if isinstance(given, Sample) else dict(given)
+        try:
+            sample = Sample.from_row(row)
+        except DataError as error:
+            raise DataError(f"row {index}: {error}") from None
+        for question in sample.questions:
+            if question.id in seen:
+                raise DataError(f"{sample.image_id}/{question.id}: an earlier row has this question id; rename one")
+            seen.add(question.id)
+        row = sample.to_row()
+        if isinstance(given, Mapping) and isinstance(given["image"], Mapping):
+            row["image"] = {"bytes": given["image"]["bytes"], "path": None}  # as it came: smaller than a PNG of it
+        words = json.dumps({**row, "image": sample.image.size}, default=lambda number: number.item())
+        digest.update(words.encode())
+        digest.update(sample.image.tobytes())
+        yield row
+    if not seen:
+        raise DataError("no questions to write; check the source folder and the split")
+
+
+def _question(fields: Mapping[str, Any], image_id: str) -> Question:
+    where = f"{image_id}/{fields.get('id')}"
+    for name in Question.__dataclass_fields__:
+        value = fields.get(name)
+        if value is None:
+            raise DataError(f"{where}: {name!r} is missing; see popen.data.schema")
+        if name in ("phrases", "masks"):
+            kind = str if name == "phrases" else object  # masks are checked with the size of the image
+            if not isinstance(value, list | tuple) or not all(isinstance(entry, kind) for entry in value):
+                raise DataError(f"{where}: {name!r} must be a list of {'text' if kind is str else 'RLE'}; correct it")
+        elif not isinstance(value, str):
+            raise DataError(f"{where}: {name!r} must be text, not {type(value).__name__}; correct it")
+    texts = {name: fields[name] for name in ("id", "kind", "question", "answer")}
+    return Question(**texts, phrases=tuple(fields["phrases"]), masks=tuple(fields["masks"]))
+
+
+def _check_mask(mask: Mapping[str, Any], height: int, width: int, where: str) -> None:
+    try:
+        rle.area(mask)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}; correct or remove it") from None
+    if list(mask["size"]) != [height, width]:
+        raise DataError(f"{where}: size {list(mask['size'])} is not the image's [{height}, {width}]; resize the mask")
+
+
+def _repeated(ids: Iterable[str]) -> str | None:
+    return next((name for name, count in Counter(ids).items() if count > 1), None)
+
+
+def _split_folder(path: str | Path, split: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", split):
+        raise DataError(f"split {split!r}: use letters, digits, '-' and '_' only")
+    return Path(path) / split
+
+
+def _is_split(folder: Path) -> bool:
+    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()

@@ -1,0 +1,13 @@
+"""The popen model family; importing it registers the Auto classes."""
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+from popen.lvlm.configuration_popen import PopenConfig
+from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
+from popen.lvlm.processing_popen import PopenProcessor
+
+AutoConfig.register(PopenConfig.model_type, PopenConfig)
+AutoModelForImageTextToText.register(PopenConfig, PopenForReasoningSegmentation)
+AutoModelForCausalLM.register(PopenConfig, PopenForReasoningSegmentation)
+
+__all__ = ["PopenConfig", "PopenForReasoningSegmentation", "PopenProcessor"]

@@ -1,0 +1,165 @@
+"""What the model proposes for mining: its own answers, and candidate embeddings for every target of a picture."""
+
+import torch
+from PIL import Image
+
+from popen.data.preference_schema import SEG_FEATURES, TEXT_FEATURES
+from popen.data.schema import SEG, Sample
+from popen.lvlm.inference import Draft, decode_hypotheses, forced_drafts, generate_drafts
+from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
+from popen.lvlm.packing import preference_branches, stack_rows
+from popen.lvlm.processing_popen import PopenProcessor
+from popen.preference.correcting import changed_tokens, correct_with_truth
+from popen.preference.ensemble import mask_evidence, noisy_embeddings
+from popen.preference.judging import iou_with_truth
+from popen.preference.mining import rank
+from popen.preference.sampling import NoiseRectangle
+
+__all__ = ["SEG_FEATURES", "TEXT_FEATURES", "embedding_noise_candidates", "rectangle_candidates", "seg_row", "text_rows"]
+
+
+def text_rows(
+    model: PopenForReasoningSegmentation,
+    processor: PopenProcessor,
+    samples: list[Sample],
+    first_row: int,
+    batch_size: int,
+    **sampling,
+) -> tuple[list[dict], list[str]]:
+    """P_t rows of some samples, and for every question what became of it ("correct", "phrases", "rewritten")."""
+    asked = [(row, sample, q) for row, sample in enumerate(samples, first_row) for q in sample.questions]
+    images, questions = [s.image for _, s, _ in asked], [q.question for _, _, q in asked]
+    drafts = generate_drafts(model, processor, images, questions, batch_size=batch_size, **sampling)
+    rows, outcomes = [], []
+    for (row, _sample, question), draft in zip(asked, drafts, strict=True):
+        own = draft.decoded
+        correction = correct_with_truth(own.text, own.phrases, question.answer, question.phrases, SEG)
+        outcomes.append("correct" if correction is None else correction.kind)
+        if correction is None:
+            continue
+        chosen, rejected = processor.answer_ids(correction.text), processor.answer_ids(own.text)
+        changed_chosen, changed_rejected = changed_tokens(chosen, rejected)
+        rows.append(
+            {
+                "id": question.id,
+                "row": row,
+                "question": question.question,
+                "chosen": correction.text,
+                "rejected": own.text,
+                "kind": correction.kind,
+                "chosen_changed": changed_chosen,
+                "rejected_changed": changed_rejected,
+            }
+        )
+    return _with_reference(model, processor, rows, samples, first_row, batch_size), outcomes
+
+
+@torch.no_grad()
+def _with_reference(model, processor, rows, samples, first_row, batch_size) -> list[dict]:
+    """Adds the reference's per-token log-probabilities of both answers, computed as training packs them."""
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        packed = [preference_branches(processor, r["question"], r["chosen"], r["rejected"], r["id"]) for r in part]
+        inputs = stack_rows([p.without_targets() for p in packed], processor.tokenizer.pad_token_id)
+        squares = [processor.place(samples[r["row"] - first_row].image)[0] for r in part]
+        output = model(
+            **{k: v.to(model.device) for k, v in inputs.items() if k not in ("token_sequence", "sequence_row")},
+            pixel_values=processor.pixel_values(squares).to(model.device, model.dtype),
+        )
+        logps = output.logps.float().cpu()
+        for number, row in enumerate(part):
+            row["ref_chosen_logps"] = logps[inputs["token_sequence"] == 2 * number].tolist()
+            row["ref_rejected_logps"] = logps[inputs["token_sequence"] == 2 * number + 1].tolist()
+    return rows
+
+
+def embedding_noise_candidates(draft: Draft, noise_std: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+    """The clean embedding and K noisy copies, (T, K+1, L, D); no further LVLM pass."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = draft.embeddings[:, None]
+    return torch.cat([clean, noisy_embeddings(draft.embeddings, noise_std, count, generator)], 1)
+
+
+def rectangle_candidates(
+    model, processor, sample: Sample, clean: list[Draft], rectangles: list[NoiseRectangle]
+) -> list[torch.Tensor]:
+    """Per question, the clean embedding and one from each noise-rectangle view, (T, K+1, L, D).
+
+    The truth is teacher-forced on every view, so target j is target j in all of them.
+    """
+    import numpy as np
+
+    pixels = np.asarray(sample.image)
+    views = [Image.fromarray(rectangle.apply(pixels)) for rectangle in rectangles]
+    images = [view for view in views for _ in sample.questions]
+    questions = [q.question for _ in views for q in sample.questions]
+    answers = [q.answer for _ in views for q in sample.questions]
+    drafts = forced_drafts(model, processor, images, questions, answers, batch_size=len(views))
+    asked = len(sample.questions)
+    return [
+        torch.stack([clean[i].embeddings, *(drafts[v * asked + i].embeddings for v in range(len(views)))], 1)
+        for i in range(asked)
+    ]
+
+
+@torch.no_grad()
+def seg_row(
+    model: PopenForReasoningSegmentation,
+    sample: Sample,
+    drafts: list[Draft],
+    candidates: list[torch.Tensor],
+    row: int,
+    margin: float,
+) -> tuple[dict, list[str]]:
+    """The P_s row of one picture, and for every target why it was kept or dropped.
+
+    Every candidate is decoded on the clean picture, as its embedding would be used, and ranked by the IoU of its
+    mask at the picture's own size.
+    """
+    targets, outcomes, index = [], [], 0
+    threshold = model.config.mask_threshold
+    valid = torch.from_numpy(~sample.decoded_ignore())
+    for question, draft, embeddings in zip(sample.questions, drafts, candidates, strict=True):
+        if len(embeddings) == 0:
+            continue
+        logits = decode_hypotheses(model, embeddings, draft.features)
+        finest = draft.features[-1].expand(len(embeddings), -1, -1, -1)
+        evidence = model.preference_head.evidence(embeddings, logits - threshold, finest)
+        truths = torch.from_numpy(question.decoded_masks(*valid.shape))
+        for t in range(len(embeddings)):
+            masks = draft.canvas.restore(logits[t]).cpu() > threshold
+            ious = iou_with_truth(masks, truths[t], valid).tolist()
+            ranking, outcome = rank(ious, margin)
+            outcomes.append(outcome)
+            if ranking is not None:
+                regions = [
+                    _region(logits[t], ranking.superior, rejected, threshold)
+                    for rejected in (ranking.inferior, ranking.medium)
+                    if rejected >= 0
+                ]
+                targets.append(
+                    {
+                        "index": index,
+                        "ious": ious,
+                        "superior": ranking.superior,
+                        "medium": ranking.medium,
+                        "inferior": ranking.inferior,
+                        "embeddings": embeddings[t].flatten().float().tolist(),
+                        "evidence": evidence[t].flatten().float().tolist(),
+                        "regions": regions,
+                    }
+                )
+            index += 1
+    return {"id": sample.image_id, "row": row, "targets": targets}, outcomes
+
+
+def _region(logits_Khw: torch.Tensor, superior: int, rejected: int, threshold: float) -> dict:
+    """Where two candidates' masks differ on the decoder's grid, and the reference's logits there."""
+    sign = (logits_Khw[superior] > threshold).float() - (logits_Khw[rejected] > threshold).float()
+    pixels = sign.flatten().nonzero()[:, 0]
+    return {
+        "rejected": rejected,
+        "pixels": pixels.tolist(),
+        "signs": sign.flatten()[pixels].to(torch.int8).tolist(),
+        "ref_logits": logits_Khw[0].flatten()[pixels].float().tolist(),
+    }

@@ -1,0 +1,79 @@
+"""Configuration of the popen model family."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class PopenConfig(PreTrainedConfig):
+    """Composes a vision-language backbone, a pixel encoder, a codebook and a mask decoder.
+
+    Args:
+        backbone_config: any configuration that `AutoModelForImageTextToText` knows.
+        pixel_config: a configuration `AutoBackbone` knows, coarse-to-fine features for the mask decoder;
+            None reads the backbone's own vision tower at `pixel_layers` (PixelLM's way, no extra model).
+        pixel_layers: hidden-state indices of the vision tower, deep first; its length is the number of scales.
+        image_size: side of the square canvas in pixels; pictures are scaled to fit and padded right and below.
+        seg_token_ids: ids of `[SEG0]`..., scale by scale: the first `tokens_per_scale` belong to the coarse scale.
+        tokens_per_scale: N of the codebook, >= 1.
+        scales: L of the codebook, mask-decoder levels from coarse to fine, >= 1.
+        decoder_dim, decoder_depth, decoder_heads, decoder_mlp_dim: the two-way transformer of each level.
+        ce_weight, bce_weight, dice_weight, quality_weight: weights of the supervised loss (PixelLM: 1.0, 2.0, 0.5;
+            the quality head is ours).
+        refinement_alpha: BCE weight of pixels claimed by two targets of one answer, >= 1 (reconstruction).
+        mask_threshold: logit above which a pixel belongs to the mask; calibrated on a dev split.
+        ensemble_noise, ensemble_sharpness: spread of the hypotheses in units of embedding_std, and λ of the attention.
+        embedding_std: per-scale spread of segmentation embeddings over training data; scales embedding noise.
+    """
+
+    model_type = "popen"
+    auto_map = {}  # noqa: RUF012 (TRL and AutoTokenizer read it from every configuration)
+    sub_configs_defaults = {  # noqa: RUF012 (the base class declares it a ClassVar)
+        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="llava"),
+        "pixel_config": SubConfigSpec(config_class=AutoConfig, model_type="convnext", optional=True),
+    }
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    pixel_config: dict | PreTrainedConfig | None = None
+    pixel_layers: list[int] | None = None
+    image_size: int = 336
+    seg_token_ids: list[int] | None = None
+    tokens_per_scale: int = 3
+    scales: int = 2
+    decoder_dim: int = 256
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp_dim: int = 2048
+    ce_weight: float = 1.0
+    bce_weight: float = 2.0
+    dice_weight: float = 0.5
+    quality_weight: float = 0.1
+    refinement_alpha: float = 2.0
+    mask_threshold: float = 0.0
+    embedding_std: list[float] | None = None
+    ensemble_noise: float = 0.5
+    ensemble_sharpness: float = 1.0
+    is_composition: Literal[True] = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.tokens_per_scale < 1 or self.scales < 1:
+            raise ValueError(
+                f"tokens_per_scale={self.tokens_per_scale} and scales={self.scales}: a codebook needs at least 1 of each"
+            )
+        if self.seg_token_ids is None:
+            self.seg_token_ids = []
+        expected = self.tokens_per_scale * self.scales
+        if self.seg_token_ids and len(self.seg_token_ids) != expected:
+            raise ValueError(
+                f"seg_token_ids holds {len(self.seg_token_ids)} ids; tokens_per_scale x scales asks for {expected}"
+            )
+        if self.pixel_config is None and self.pixel_layers is None:
+            self.pixel_layers = [-2, -(1 + self.backbone_config.vision_config.num_hidden_layers // 2)][: self.scales]
+
+    def get_text_config(self, *args, **kwargs):
+        """The language model's configuration; generation, PEFT and TRL read sizes from it."""
+        return self.backbone_config.get_text_config(*args, **kwargs)

@@ -1,0 +1,191 @@
+"""Mining a data set with a model: shard by shard, resumable, the same rows for the same seed."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import datasets
+import torch
+from tqdm.auto import tqdm
+
+from popen.data.preference_schema import SEG_FEATURES, TEXT_FEATURES
+from popen.data.safe_io import DataError, read_json, storage_error, write_json
+from popen.data.schema import Sample
+from popen.lvlm.candidates import embedding_noise_candidates, rectangle_candidates, seg_row, text_rows
+from popen.lvlm.inference import forced_drafts
+from popen.preference.reference import model_fingerprint
+from popen.preference.sampling import item_seed, noise_rectangle
+
+REPORT = "mining.json"
+
+
+@dataclass
+class MiningArguments:
+    """How candidates are sampled and ranked."""
+
+    seed: int = field(default=0, metadata={"help": "Seed of every view and every noise."})
+    views: Literal["rectangle", "embedding"] = field(
+        default="rectangle", metadata={"help": "Candidates of P_s: noise-rectangle views, or embedding noise."}
+    )
+    streams: Literal["both", "text", "seg"] = field(
+        default="both", metadata={"help": "What to mine: P_t and P_s, or one of them."}
+    )
+    candidates: int = field(default=6, metadata={"help": "K candidates per target beside the clean one, at least 1."})
+    margin: float = field(default=0.02, metadata={"help": "Least IoU gap between ranks."})
+    min_area: float = field(default=0.08, metadata={"help": "Least share of the picture a rectangle covers."})
+    max_area: float = field(default=0.15, metadata={"help": "Largest share of the picture a rectangle covers."})
+    sigma: float = field(default=0.5, metadata={"help": "Noise inside the rectangle, 1 = the full range of a colour."})
+    embedding_noise: float = field(default=0.5, metadata={"help": "Embedding noise in units of the training spread."})
+    shard_rows: int = field(default=256, metadata={"help": "Pictures per shard; a restart redoes at most one."})
+    batch_size: int = field(default=64, metadata={"help": "Questions generated together."})
+
+    def __post_init__(self):
+        if self.candidates < 1:
+            raise DataError(f"candidates = {self.candidates}: mining needs K >= 1 candidates per target")
+
+
+def mine(model, processor, rows, selection: range, model_name: str, output_dir, args: MiningArguments) -> dict:
+    """Writes `text/`, `seg/` and `mining.json` under `output_dir` and returns the report.
+
+    Raises:
+        DataError: `output_dir` holds shards of another model, data set or setting.
+        StorageError: the disk refused; finished shards stay readable.
+    """
+    output = Path(output_dir)
+    identity = {
+        "model": model_fingerprint(model_name),
+        "data": rows._fingerprint,
+        "rows": [selection.start, selection.stop],
+        "settings": asdict(args),
+    }
+    _claim(output, identity)
+    shards = [
+        range(start, min(start + args.shard_rows, selection.stop))
+        for start in range(selection.start, selection.stop, args.shard_rows)
+    ]
+    for shard in tqdm(shards, desc="mining", unit="shard"):
+        folder = output / "shards" / f"{shard.start:08d}"
+        if not folder.is_dir():
+            samples = [Sample.from_row(rows[i]) for i in shard]
+            text, seg, outcomes = _mine_shard(model, processor, samples, shard.start, args)
+            _write_shard(folder, text, seg, outcomes)
+    return _merge(output, shards, identity)
+
+
+def _mine_shard(model, processor, samples, first_row: int, args: MiningArguments):
+    text, text_outcomes = [], []
+    if args.streams != "seg":
+        text, text_outcomes = text_rows(model, processor, samples, first_row, args.batch_size)
+    seg, seg_outcomes = [], []
+    if args.streams != "text":
+        seg, seg_outcomes = _mine_targets(model, processor, samples, first_row, args)
+    return text, seg, {"text": dict(Counter(text_outcomes)), "seg": dict(Counter(seg_outcomes))}
+
+
+def _mine_targets(model, processor, samples, first_row: int, args: MiningArguments):
+    asked = [(s.image, q.question, q.answer) for s in samples for q in s.questions]
+    images, questions, answers = ([column[i] for column in asked] for i in range(3))
+    drafts = iter(forced_drafts(model, processor, images, questions, answers))
+    std = torch.tensor(model.config.embedding_std, device=model.device)[:, None] * args.embedding_noise
+    seg, seg_outcomes = [], []
+    for row, sample in enumerate(samples, first_row):
+        own = [next(drafts) for _ in sample.questions]
+        seeds = [item_seed(args.seed, sample.image_id, k) for k in range(args.candidates)]
+        if args.views == "rectangle":
+            rectangles = [noise_rectangle(seed, args.min_area, args.max_area, args.sigma) for seed in seeds]
+            candidates = rectangle_candidates(model, processor, sample, own, rectangles)
+        else:
+            candidates = [
+                embedding_noise_candidates(draft, std, args.candidates, item_seed(args.seed, question.id))
+                for draft, question in zip(own, sample.questions, strict=True)
+            ]
+        mined, outcomes = seg_row(model, sample, own, candidates, row, args.margin)
+        seg_outcomes += outcomes
+        seg.append(mined)
+    return seg, seg_outcomes
+
+
+def _claim(output: Path, identity: dict) -> None:
+    """Starts a folder for this identity, or checks that it was started for the same."""
+    claim = output / "claim.json"
+    if claim.exists():
+        found = read_json(claim)
+        for key, value in identity.items():
+            if found.get(key) != value:
+                raise DataError(
+                    f"{output}: was mined with another {key}; choose another output_dir or delete this one to mine again"
+                )
+        for leftover in (output / "shards").glob("*.tmp"):
+            shutil.rmtree(leftover)
+    else:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, output, "nothing was written") from error
+        write_json(claim, identity)
+
+
+def _write_shard(folder: Path, text: list[dict], seg: list[dict], outcomes: dict) -> None:
+    work = folder.with_suffix(".tmp")
+    try:
+        work.mkdir(parents=True)
+        _dataset(text, TEXT_FEATURES).to_parquet(str(work / "text.parquet"))
+        _dataset(seg, SEG_FEATURES).to_parquet(str(work / "seg.parquet"))
+        (work / "outcomes.json").write_text(json.dumps(outcomes))
+        os.rename(work, folder)
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise storage_error(error, folder, "finished shards are intact, run again to go on") from error
+
+
+def _merge(output: Path, shards: list[range], identity: dict) -> dict:
+    """One data set per stream out of all shards, and the report."""
+    folders = [output / "shards" / f"{shard.start:08d}" for shard in shards]
+    counts = {"text": Counter(), "seg": Counter()}
+    for folder in folders:
+        for stream, found in read_json(folder / "outcomes.json").items():
+            counts[stream].update(found)
+    report = dict(identity)
+    for stream, features in (("text", TEXT_FEATURES), ("seg", SEG_FEATURES)):
+        parts = [datasets.Dataset.from_parquet(str(f / f"{stream}.parquet"), features=features, keep_in_memory=True,
+                 cache_dir=str(output / ".cache")) for f in folders]  # fmt: skip
+        merged = datasets.concatenate_datasets(parts)
+        digest = hashlib.sha256(json.dumps(merged["id"][:]).encode()).hexdigest()
+        merged = datasets.Dataset(merged.data, info=merged.info, fingerprint=digest[:16])
+        target, work = output / stream, output / f".{stream}.tmp"
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            merged.save_to_disk(work)
+            shutil.rmtree(target, ignore_errors=True)
+            os.rename(work, target)
+        except OSError as error:
+            raise storage_error(error, target, "finished shards are intact, run again to go on") from error
+        reasons = dict(sorted(counts[stream].items()))
+        dropped = reasons.get("correct" if stream == "text" else "tie", 0)
+        report[stream] = {"seen": sum(reasons.values()), "kept": sum(reasons.values()) - dropped, "reasons": reasons}
+    shutil.rmtree(output / ".cache", ignore_errors=True)
+    write_json(output / REPORT, report)
+    return report
+
+
+def _dataset(rows: list[dict], features: datasets.Features) -> datasets.Dataset:
+    columns = {name: [row[name] for row in rows] for name in features}
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def load_mined(folder: str | Path) -> tuple[datasets.Dataset, datasets.Dataset, dict]:
+    """P_t, P_s and the mining report of a folder that `mine` finished.
+
+    Raises:
+        DataError: it is missing or mining was not finished.
+    """
+    folder = Path(folder)
+    if not (folder / REPORT).is_file():
+        raise DataError(f"{folder}: no {REPORT}; mining was not finished there, run recipes/mine.py again to go on")
+    report = read_json(folder / REPORT)
+    return datasets.load_from_disk(str(folder / "text")), datasets.load_from_disk(str(folder / "seg")), report

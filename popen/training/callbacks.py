@@ -1,0 +1,94 @@
+"""What both trainers share: part-losses in the log, a stop at the first non-finite loss, whole checkpoints."""
+
+import os
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from popen.data.safe_io import DataError, StorageError
+
+
+class PartLossTrainer(Trainer):
+    """A Trainer that logs means of named parts between two log lines and refuses non-finite losses."""
+
+    def __init__(self, *args, processor, **kwargs):
+        super().__init__(*args, processing_class=None, **kwargs)
+        self.processor = processor
+        self._parts: dict[str, list[float]] = defaultdict(list)
+        self.add_callback(ProcessorCallback(processor))
+
+    def note(self, **parts: torch.Tensor | float) -> None:
+        """Remembers values for the next log line."""
+        for name, value in parts.items():
+            self._parts[name].append(float(value.detach() if isinstance(value, torch.Tensor) else value))
+
+    def share_of(self, count: int) -> float:
+        """What this rank divides a sum by, so that the mean over ranks is the mean over all items."""
+        total = self.accelerator.reduce(torch.tensor(float(count), device=self.accelerator.device), "sum")
+        return max(float(total) / self.accelerator.num_processes, 1e-9)
+
+    def check_finite(self, loss: torch.Tensor, what: str) -> None:
+        """Raises FloatingPointError on every rank when the loss of any is not finite."""
+        bad = self.accelerator.reduce((~torch.isfinite(loss.detach())).float(), "sum")
+        if bad > 0:
+            raise FloatingPointError(
+                f"step {self.state.global_step}: {what} is not finite; nothing was updated, "
+                "lower learning_rate or check the data with the last checkpoint"
+            )
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs:
+            logs = logs | {name: sum(values) / len(values) for name, values in self._parts.items()}
+            self._parts.clear()
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, *args, **kwargs):
+        need = 4 * sum(p.numel() * p.element_size() for p in self.model.parameters())
+        folder = Path(self.args.output_dir)
+        free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+        if free < need:
+            raise StorageError(
+                f"{folder}: a checkpoint needs {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; "
+                "free some room and resume, earlier checkpoints are untouched"
+            )
+        super()._save_checkpoint(*args, **kwargs)
+
+
+class ProcessorCallback(TrainerCallback):
+    """Writes the processor beside the weights, so that every checkpoint is a whole model."""
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.processor.save_pretrained(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def use_all_cores() -> None:
+    """Lets a single CPU process use every core; launchers set one thread unless OMP_NUM_THREADS says otherwise."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if alone and not torch.cuda.is_available() and os.environ.get("OMP_NUM_THREADS") in (None, "1"):
+        torch.set_num_threads(os.cpu_count() or 1)
+
+
+def resume_path(args) -> str | None:
+    """What `resume_from_checkpoint` means: true is the newest whole checkpoint of output_dir, a path is itself."""
+    wanted = args.resume_from_checkpoint
+    return newest_checkpoint(args.output_dir) if wanted in (True, "true", "True") else wanted
+
+
+def newest_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest checkpoint that is whole: a processor is written last, so its presence proves the rest.
+
+    Raises:
+        DataError: there are checkpoints but none is whole.
+    """
+    folders = sorted(Path(output_dir).glob("checkpoint-*"), key=lambda f: int(f.name.rpartition("-")[2]))
+    whole = [f for f in folders if (f / "popen_processor.json").exists() and (f / "trainer_state.json").exists()]
+    if folders and not whole:
+        raise DataError(f"{output_dir}: no checkpoint in it is whole; delete {folders[-1].name} and start again")
+    return str(whole[-1]) if whole else None

@@ -1,0 +1,42 @@
+"""Writes a model's mask threshold and embedding spread into its configuration, found on held-out data.
+
+    python recipes/calibrate.py --model_name_or_path runs/popen --dataset runs/scenes --split calibration
+
+A minute on two cores for 200 pictures. Use a split that is neither trained on nor reported.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from trl import TrlParser
+
+from popen.data.schema import Sample, load_split
+from popen.lvlm.calibration import best_threshold, embedding_spread, truth_drafts
+from popen.lvlm.loading import load_model
+
+
+@dataclass
+class CalibrationArguments:
+    """What to calibrate and on what."""
+
+    model_name_or_path: str = field(metadata={"help": "A popen model folder; its config.json is rewritten."})
+    dataset: str = field(metadata={"help": "Folder of a data set in popen's schema."})
+    split: str = field(default="calibration", metadata={"help": "Split to calibrate on."})
+    max_rows: int = field(default=200, metadata={"help": "At most this many pictures."})
+
+
+def main(args: CalibrationArguments) -> None:
+    model, processor = load_model(args.model_name_or_path)
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    rows = load_split(args.dataset, args.split)
+    samples = [Sample.from_row(rows[i]) for i in range(min(args.max_rows, len(rows)))]
+    drafts = truth_drafts(model, processor, samples)
+    model.config.embedding_std = embedding_spread(drafts)
+    model.config.mask_threshold, ciou = best_threshold(model, samples, drafts)
+    model.config.save_pretrained(args.model_name_or_path)
+    print(f"mask threshold {model.config.mask_threshold:+.2f} (teacher-forced cIoU {ciou:.4f} on {len(samples)} pictures)")
+    print(f"embedding spread per scale {[round(s, 4) for s in model.config.embedding_std]}")
+
+
+if __name__ == "__main__":
+    main(TrlParser((CalibrationArguments,)).parse_args_and_config()[0])

@@ -1,0 +1,42 @@
+"""Mines text preferences P_t and segmentation preferences P_s from a model and a data set with true answers.
+
+    accelerate launch --config_file accelerate_config.yaml recipes/mine.py --config recipes/mine_tiny.yaml
+
+Work is done in shards; an interrupted run goes on where it was, and the same seed gives the same rows.
+`output_dir` then holds `text/`, `seg/` and `mining.json` with counts, reasons and the model's fingerprint.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from trl import TrlParser
+
+from popen.data.schema import load_split
+from popen.lvlm.loading import load_model
+from popen.lvlm.mining import MiningArguments, mine
+
+
+@dataclass
+class ScriptArguments:
+    """What to mine from."""
+
+    model_name_or_path: str = field(metadata={"help": "A popen model folder."})
+    dataset: str = field(metadata={"help": "Folder of a data set in popen's schema."})
+    split: str = field(default="train", metadata={"help": "Split to mine; true answers and masks are read from it."})
+    output_dir: str = field(default="runs/mined", metadata={"help": "Where the preference sets go."})
+    first_row: int = field(default=0, metadata={"help": "First row of the split to mine."})
+    max_rows: int | None = field(default=None, metadata={"help": "How many rows to mine; all by default."})
+
+
+def main(script: ScriptArguments, mining: MiningArguments) -> None:
+    model, processor = load_model(script.model_name_or_path)
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    rows = load_split(script.dataset, script.split)
+    last = len(rows) if script.max_rows is None else min(script.first_row + script.max_rows, len(rows))
+    report = mine(model, processor, rows, range(script.first_row, last), script.model_name_or_path, script.output_dir, mining)
+    for stream in ("text", "seg"):
+        print(f"{stream}: {report[stream]['kept']} kept of {report[stream]['seen']}; {report[stream]['reasons']}")
+
+
+if __name__ == "__main__":
+    main(*TrlParser((ScriptArguments, MiningArguments)).parse_args_and_config())

@@ -1,0 +1,50 @@
+"""POPEN: tunes a model on mined text and segmentation preferences.
+
+    accelerate launch --config_file accelerate_config.yaml recipes/preference.py --config recipes/preference_tiny.yaml
+
+With `text_weight: 0` and `seg_weight: 0` the same steps on the same data are plain continued SFT: the control.
+"""
+
+from dataclasses import dataclass, field
+
+from transformers import set_seed
+from trl import TrlParser
+
+from popen.data.schema import load_split
+from popen.lvlm.loading import load_model
+from popen.lvlm.mining import load_mined
+from popen.preference.reference import check_fingerprint, model_fingerprint
+from popen.training.callbacks import resume_path, use_all_cores
+from popen.training.preference import PreferenceArguments, PreferenceStreams, PreferenceTrainer
+
+
+@dataclass
+class ScriptArguments:
+    """The model that was mined, what was mined, and from which data."""
+
+    model_name_or_path: str = field(metadata={"help": "The model folder that the preferences were mined from."})
+    preferences: str = field(metadata={"help": "Folder that recipes/mine.py wrote."})
+    dataset: str = field(metadata={"help": "Folder of the data set that was mined."})
+    split: str = field(default="train", metadata={"help": "Split that was mined."})
+
+
+def main(script: ScriptArguments, training: PreferenceArguments) -> None:
+    set_seed(training.seed)
+    use_all_cores()
+    text, seg, report = load_mined(script.preferences)
+    check_fingerprint(report["model"], model_fingerprint(script.model_name_or_path), script.preferences)
+    source = load_split(script.dataset, script.split)
+    check_fingerprint(report["data"], source._fingerprint, script.preferences)
+    model, processor = load_model(script.model_name_or_path)
+    streams = PreferenceStreams(text, seg, source)
+    trainer = PreferenceTrainer(model, training, train_dataset=streams, processor=processor)
+    trainer.train(resume_from_checkpoint=resume_path(training))
+    trainer.save_model(training.output_dir)
+    if trainer.is_world_process_zero():
+        processor.save_pretrained(training.output_dir)
+    trainer.save_state()
+    trainer.end()
+
+
+if __name__ == "__main__":
+    main(*TrlParser((ScriptArguments, PreferenceArguments)).parse_args_and_config())

@@ -1,0 +1,47 @@
+"""Supervised fine-tuning of a segmentation LVLM on words and masks.
+
+    accelerate launch --config_file accelerate_config.yaml recipes/sft.py --config recipes/sft_tiny.yaml
+
+Every key of the YAML can be overridden on the command line; an unknown key is an error that names it.
+`resume_from_checkpoint: true` goes on from the newest whole checkpoint in `output_dir`.
+"""
+
+from dataclasses import dataclass, field
+
+from transformers import set_seed
+from trl import TrlParser
+
+from popen.data.schema import load_split
+from popen.lvlm.loading import load_model
+from popen.training import SegmentationSFTTrainer, SFTArguments
+from popen.training.callbacks import resume_path, use_all_cores
+
+
+@dataclass
+class ScriptArguments:
+    """What to train and on what."""
+
+    model_name_or_path: str = field(metadata={"help": "A popen model folder or Hub id."})
+    dataset: str = field(metadata={"help": "Folder of a data set in popen's schema."})
+    split: str = field(default="train", metadata={"help": "Split to train on."})
+    max_rows: int | None = field(default=None, metadata={"help": "Only the first rows, to try things out."})
+
+
+def main(script: ScriptArguments, training: SFTArguments) -> None:
+    set_seed(training.seed)
+    use_all_cores()
+    model, processor = load_model(script.model_name_or_path)
+    rows = load_split(script.dataset, script.split)
+    if script.max_rows is not None:
+        rows = rows.select(range(min(script.max_rows, len(rows))))
+    trainer = SegmentationSFTTrainer(model, training, train_dataset=rows, processor=processor)
+    trainer.train(resume_from_checkpoint=resume_path(training))
+    trainer.save_model(training.output_dir)
+    if trainer.is_world_process_zero():
+        processor.save_pretrained(training.output_dir)
+    trainer.save_state()
+    trainer.end()
+
+
+if __name__ == "__main__":
+    main(*TrlParser((ScriptArguments, SFTArguments)).parse_args_and_config())
