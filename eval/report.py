@@ -9,7 +9,6 @@ import argparse
 import base64
 import html
 import io
-import json
 import random
 from pathlib import Path
 
@@ -138,7 +137,9 @@ def cards(run: Path, seed: int, count: int = 12) -> str:
                 ("truth", truth, question.answer),
             )
         )
-        cells.append(f'<div class="card"><b>{html.escape(question.question)}</b><div class="three">{figures}</div></div>')
+        cells.append(
+            f'<div class="card"><b>{html.escape(question.question)}</b><div class="three">{figures}</div></div>'
+        )
     return "".join(cells)
 
 

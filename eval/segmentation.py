@@ -102,7 +102,9 @@ def score(model, processor, samples: list[Sample], vocabulary, args) -> list[dic
 
 def restored(model, drafts) -> list[torch.Tensor]:
     """Mask logits of each draft at its picture's own size."""
-    return [d.canvas.restore(m) if len(m) else m for d, (m, _) in zip(drafts, decode_drafts(model, drafts), strict=True)]
+    return [
+        d.canvas.restore(m) if len(m) else m for d, (m, _) in zip(drafts, decode_drafts(model, drafts), strict=True)
+    ]
 
 
 def summarise(rows: list[dict], arm: str) -> dict:

@@ -35,7 +35,9 @@ def _segment(args: argparse.Namespace) -> None:
     print(answer.text)
     for number, target in enumerate(answer.targets, 1):
         share = target.mask.mean()
-        print(f"  {number}. {target.phrase or '(unnamed)'}: {share:.1%} of the picture, confidence {target.confidence:.2f}")
+        print(
+            f"  {number}. {target.phrase or '(unnamed)'}: {share:.1%} of the picture, confidence {target.confidence:.2f}"
+        )
     if answer.incomplete:
         print(f"  {answer.incomplete} broken segmentation group(s) dropped")
     out = Path(args.output or Path(args.image).with_name(Path(args.image).stem + "-popen.png"))
@@ -87,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("question")
     segment.add_argument("-o", "--output", help="overlay to write; beside the picture by default")
     segment.add_argument("--ensemble", type=int, metavar="K", help="hypotheses of the preference ensemble")
-    segment.add_argument("--model", default=str(TINY), help="model folder or Hub id; the shipped popen-tiny by default")
+    segment.add_argument(
+        "--model", default=str(TINY), help="model folder or Hub id; the shipped popen-tiny by default"
+    )
     segment.set_defaults(run=_segment)
 
     demo = verbs.add_parser("demo", help="mine, tune, ensemble and evaluate popen-tiny, and write a report")

@@ -95,7 +95,17 @@ def main() -> int:
     seconds = out / "seconds.json"
     spent = (json.loads(seconds.read_text())["seconds"] if seconds.exists() else 0) + time.time() - started
     seconds.write_text(json.dumps({"seconds": spent}))
-    report = [sys.executable, "-m", "eval.report", "--run", str(out), "--seed", str(args.seed), "--seconds", f"{spent:.0f}"]
+    report = [
+        sys.executable,
+        "-m",
+        "eval.report",
+        "--run",
+        str(out),
+        "--seed",
+        str(args.seed),
+        "--seconds",
+        f"{spent:.0f}",
+    ]
     print("\nwrite the report\n  " + " ".join(report).replace(sys.executable, "python"), flush=True)
     return subprocess.call(report, cwd=ROOT)
 

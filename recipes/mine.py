@@ -33,7 +33,9 @@ def main(script: ScriptArguments, mining: MiningArguments) -> None:
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     rows = load_split(script.dataset, script.split)
     last = len(rows) if script.max_rows is None else min(script.first_row + script.max_rows, len(rows))
-    report = mine(model, processor, rows, range(script.first_row, last), script.model_name_or_path, script.output_dir, mining)
+    report = mine(
+        model, processor, rows, range(script.first_row, last), script.model_name_or_path, script.output_dir, mining
+    )
     for stream in ("text", "seg"):
         print(f"{stream}: {report[stream]['kept']} kept of {report[stream]['seen']}; {report[stream]['reasons']}")
 

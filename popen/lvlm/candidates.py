@@ -10,12 +10,19 @@ from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import preference_branches, stack_rows
 from popen.lvlm.processing_popen import PopenProcessor
 from popen.preference.correcting import changed_tokens, correct_with_truth
-from popen.preference.ensemble import mask_evidence, noisy_embeddings
+from popen.preference.ensemble import noisy_embeddings
 from popen.preference.judging import iou_with_truth
 from popen.preference.mining import rank
 from popen.preference.sampling import NoiseRectangle
 
-__all__ = ["SEG_FEATURES", "TEXT_FEATURES", "embedding_noise_candidates", "rectangle_candidates", "seg_row", "text_rows"]
+__all__ = [
+    "SEG_FEATURES",
+    "TEXT_FEATURES",
+    "embedding_noise_candidates",
+    "rectangle_candidates",
+    "seg_row",
+    "text_rows",
+]
 
 
 def text_rows(

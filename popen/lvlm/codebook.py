@@ -30,6 +30,8 @@ class Codebook(nn.Module):
         """
         expected = self.scales * self.tokens_per_scale
         if hidden_TNH.ndim != 3 or hidden_TNH.shape[1] != expected:
-            raise ValueError(f"hidden states of shape {tuple(hidden_TNH.shape)}; the codebook needs (T, {expected}, H)")
+            raise ValueError(
+                f"hidden states of shape {tuple(hidden_TNH.shape)}; the codebook needs (T, {expected}, H)"
+            )
         projected_TLND = self.project(hidden_TNH).unflatten(1, (self.scales, self.tokens_per_scale))
         return torch.einsum("ln,tlnd->tld", self.fusion.to(projected_TLND.dtype), projected_TLND)

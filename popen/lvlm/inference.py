@@ -201,9 +201,7 @@ def _check_lengths(images, questions) -> None:
         raise ValueError(f"{len(images)} images and {len(questions)} questions; give one image per question")
 
 
-def _encode_unique(
-    model, processor, images, first: int
-) -> tuple[EncodedPictures, list[Canvas], list[int]]:
+def _encode_unique(model, processor, images, first: int) -> tuple[EncodedPictures, list[Canvas], list[int]]:
     """Encodes each distinct picture object once; returns it with its canvas and, per row, the picture's index."""
     index: dict[int, int] = {}
     squares, canvases, rows = [], [], []

@@ -82,7 +82,8 @@ class ScaleDecoder(nn.Module):
         ys = (torch.arange(height, device=device) + 0.5) / height * 2 - 1
         xs = (torch.arange(width, device=device) + 0.5) / width * 2 - 1
         grid = torch.stack(torch.meshgrid(ys, xs, indexing="ij"), -1).flatten(0, 1)
-        phase = 2 * math.pi * grid @ self.position_frequencies
+        # a product and a sum, not a matmul: autocast would round the phase to bfloat16
+        phase = 2 * math.pi * (grid[:, :, None] * self.position_frequencies).sum(1)
         return torch.cat([phase.sin(), phase.cos()], -1)
 
 

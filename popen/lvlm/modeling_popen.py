@@ -73,6 +73,11 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         self.preference_head = PreferenceHead(config.decoder_dim, config.scales)
         self.post_init()
 
+    def _init_weights(self, module: nn.Module) -> None:
+        """New modules start as torch makes them: the backbone's σ of 0.02 starves a narrow decoder of signal."""
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
 

@@ -34,7 +34,9 @@ def preference_batch(
     batch = stack_rows(rows, processor.tokenizer.pad_token_id)
     placed = [processor.place(sample.image, sample.image_id) for _, sample in text_pairs + pictures]
     batch["pixel_values"] = processor.pixel_values([square for square, _ in placed])
-    batch["valid"] = torch.stack([c.valid(s.decoded_ignore()) for (_, c), (_, s) in zip(placed, text_pairs + pictures)])
+    batch["valid"] = torch.stack(
+        [c.valid(s.decoded_ignore()) for (_, c), (_, s) in zip(placed, text_pairs + pictures)]
+    )
     masks = [
         canvas_masks(canvas, question)
         for (_, canvas), (_, sample) in zip(placed[len(text_pairs) :], pictures, strict=True)

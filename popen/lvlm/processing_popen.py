@@ -90,7 +90,9 @@ class PopenProcessor(PushToHubMixin):
         ids = self._tokens(self._before_question + question.strip() + self._after_question)
         room = self.max_length - len(self.prefix_ids) - len(self.seg_token_ids) - 2
         if len(ids) > room:
-            raise DataError(f"{name}: the question has {len(ids)} tokens, the context leaves room for {room}; shorten it")
+            raise DataError(
+                f"{name}: the question has {len(ids)} tokens, the context leaves room for {room}; shorten it"
+            )
         return ids
 
     def answer_ids(self, answer: str) -> tuple[int, ...]:
@@ -141,7 +143,9 @@ class PopenProcessor(PushToHubMixin):
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **kwargs) -> "PopenProcessor":
         """Reads a folder or a Hub id that `save_pretrained` wrote; DataError when it is not a popen model."""
-        settings_file = cached_file(str(name_or_path), SETTINGS_FILE, _raise_exceptions_for_missing_entries=False, **kwargs)
+        settings_file = cached_file(
+            str(name_or_path), SETTINGS_FILE, _raise_exceptions_for_missing_entries=False, **kwargs
+        )
         if settings_file is None:
             raise DataError(f"{name_or_path}: no {SETTINGS_FILE} in it; this is not a popen model folder")
         return cls(AutoProcessor.from_pretrained(str(name_or_path), **kwargs), **read_json(settings_file))

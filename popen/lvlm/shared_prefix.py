@@ -47,7 +47,9 @@ def pack_tree(branches: list[Branch]) -> PackedTree:
     for index, branch in enumerate(branches):
         size = len(branch.input_ids)
         if size == 0 or not -1 <= branch.parent < index:
-            raise ValueError(f"branch {index}: {size} tokens, parent {branch.parent}; parents come first, none is empty")
+            raise ValueError(
+                f"branch {index}: {size} tokens, parent {branch.parent}; parents come first, none is empty"
+            )
         here = slice(column, column + size)
         ids[here] = torch.tensor(branch.input_ids)
         before = ends[branch.parent] - 1 if branch.parent >= 0 else -1

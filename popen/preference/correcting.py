@@ -28,7 +28,9 @@ def correct_with_truth(
     Returns:
         None where the answer already says what the truth says.
     """
-    if answer == truth or (Counter(phrases) == Counter(true_phrases) and _frame(answer, phrases, seg) == _frame(truth, true_phrases, seg)):
+    if answer == truth or (
+        Counter(phrases) == Counter(true_phrases) and _frame(answer, phrases, seg) == _frame(truth, true_phrases, seg)
+    ):
         return None
     if len(phrases) != len(true_phrases) or not phrases:
         return Correction(truth, REWRITTEN)

@@ -35,7 +35,9 @@ def preference_attention(embeddings_TKLD: torch.Tensor, scores_TK: torch.Tensor,
         ValueError: the first two axes differ.
     """
     if embeddings_TKLD.shape[:2] != scores_TK.shape:
-        raise ValueError(f"embeddings {tuple(embeddings_TKLD.shape)} and scores {tuple(scores_TK.shape)} differ in (T, K)")
+        raise ValueError(
+            f"embeddings {tuple(embeddings_TKLD.shape)} and scores {tuple(scores_TK.shape)} differ in (T, K)"
+        )
     keys = F.normalize(embeddings_TKLD.flatten(2), dim=-1)
     best = scores_TK.argmax(1)
     query = keys[torch.arange(len(keys)), best]

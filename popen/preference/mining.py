@@ -25,7 +25,9 @@ def rank(qualities: list[float], margin: float) -> tuple[Ranking | None, str]:
         ValueError: fewer than 2 candidates, or margin <= 0.
     """
     if len(qualities) < 2 or margin <= 0:
-        raise ValueError(f"{len(qualities)} candidates, margin {margin}: ranking needs at least 2 and a margin above 0")
+        raise ValueError(
+            f"{len(qualities)} candidates, margin {margin}: ranking needs at least 2 and a margin above 0"
+        )
     order = sorted(range(len(qualities)), key=lambda i: (qualities[i], -i))
     inferior, superior = order[0], order[-1]
     best, worst = qualities[superior], qualities[inferior]

@@ -29,15 +29,21 @@ class PreferenceArguments(TrainingArguments):
     learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate, 10 to 50 times below SFT's."})
     text_weight: float = field(default=1.0, metadata={"help": "λ_t of the text preference loss; 0 leaves it out."})
     seg_weight: float = field(default=0.3, metadata={"help": "λ_s of the segmentation preference loss."})
-    anchor_weight: float = field(default=1.0, metadata={"help": "λ_a of the supervised loss on chosen and true answers."})
+    anchor_weight: float = field(
+        default=1.0, metadata={"help": "λ_a of the supervised loss on chosen and true answers."}
+    )
     text_beta: float = field(default=0.1, metadata={"help": "β of the text margin."})
     seg_beta: float = field(default=1.0, metadata={"help": "β of the region-mean mask margin."})
-    changed_weight: float = field(default=1.0, metadata={"help": "Weight of changed tokens in the text margin (DDPO)."})
+    changed_weight: float = field(
+        default=1.0, metadata={"help": "Weight of changed tokens in the text margin (DDPO)."}
+    )
     localise_share: float = field(default=0.5, metadata={"help": "Share of the steps in curriculum stage 1."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: rows are packed by the collator."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Kept off: non-finite losses must be seen."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two log lines."})
-    ddp_find_unused_parameters: bool = field(default=True, metadata={"help": "A vision tower's last layer may be unused."})
+    ddp_find_unused_parameters: bool = field(
+        default=True, metadata={"help": "A vision tower's last layer may be unused."}
+    )
 
 
 class PreferenceStreams(Dataset):

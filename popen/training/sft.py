@@ -20,7 +20,9 @@ class SFTArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: rows are packed by the collator."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Kept off: non-finite losses must be seen."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between two log lines."})
-    ddp_find_unused_parameters: bool = field(default=True, metadata={"help": "A vision tower's last layer may be unused."})
+    ddp_find_unused_parameters: bool = field(
+        default=True, metadata={"help": "A vision tower's last layer may be unused."}
+    )
 
 
 class SupervisedCollator:
