@@ -26,7 +26,8 @@ def line_chart(title: str, lines: dict[str, list[tuple[float, float]]]) -> str:
         path = " ".join(place(x, y) for x, y in points)
         drawn.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
         drawn.append(
-            f'<text x="{LEFT + 120 * number}" y="{HEIGHT - 4}" font-size="10" fill="{colour}">{html.escape(name)}</text>'
+            f'<text x="{LEFT + 120 * number}" y="{HEIGHT - 4}" font-size="10" fill="{colour}">'
+            f"{html.escape(name)}</text>"
         )
     for value, y in ((high, TOP + 4), (low, HEIGHT - BOTTOM)):
         drawn.append(f'<text x="{LEFT - 6}" y="{y}" font-size="10" text-anchor="end">{value:.3g}</text>')

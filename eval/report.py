@@ -47,8 +47,8 @@ td:first-child,th:first-child{{text-align:left}}small{{color:#666}}
 .three figure{{margin:0;flex:1}}.three img{{width:100%;border-radius:4px}}figcaption{{font-size:.8rem;color:#666}}
 .charts{{display:flex;flex-wrap:wrap;gap:1rem}}</style>
 <h1>What preference tuning changed</h1>
-<p>{intro}</p>{table}<p><small>Brackets: 95 % bootstrap interval over pictures. Lower is better for CHAIR. Free generation;
-each model's mask threshold is calibrated on scenes that are not scored here.</small></p>
+<p>{intro}</p>{table}<p><small>Brackets: 95 % bootstrap interval over pictures. Lower is better for CHAIR.
+Free generation; each model's mask threshold is calibrated on scenes that are not scored here.</small></p>
 <h2>Training</h2><div class="charts">{charts}</div>
 <h2>Twelve questions, drawn by seed</h2><div class="cards">{cards}</div></html>
 """

@@ -34,10 +34,8 @@ def _segment(args: argparse.Namespace) -> None:
     answer = model.segment([picture], [args.question], processor, ensemble=args.ensemble or 0)[0]
     print(answer.text)
     for number, target in enumerate(answer.targets, 1):
-        share = target.mask.mean()
-        print(
-            f"  {number}. {target.phrase or '(unnamed)'}: {share:.1%} of the picture, confidence {target.confidence:.2f}"
-        )
+        name, share = target.phrase or "(unnamed)", target.mask.mean()
+        print(f"  {number}. {name}: {share:.1%} of the picture, confidence {target.confidence:.2f}")
     if answer.incomplete:
         print(f"  {answer.incomplete} broken segmentation group(s) dropped")
     out = Path(args.output or Path(args.image).with_name(Path(args.image).stem + "-popen.png"))

@@ -34,9 +34,7 @@ def main(args: CalibrationArguments) -> None:
     model.config.embedding_std = embedding_spread(drafts)
     model.config.mask_threshold, ciou = best_threshold(model, samples, drafts)
     model.config.save_pretrained(args.model_name_or_path)
-    print(
-        f"mask threshold {model.config.mask_threshold:+.2f} (teacher-forced cIoU {ciou:.4f} on {len(samples)} pictures)"
-    )
+    print(f"mask threshold {model.config.mask_threshold:+.2f}: forced cIoU {ciou:.4f} on {len(samples)} pictures")
     print(f"embedding spread per scale {[round(s, 4) for s in model.config.embedding_std]}")
 
 

@@ -1,4 +1,4 @@
-"""What mining writes: text preferences P_t and segmentation-embedding preferences P_s, with the reference's answers."""
+"""What mining writes: text preferences P_t and segmentation preferences P_s, with the reference's answers."""
 
 from dataclasses import dataclass
 

@@ -62,7 +62,7 @@ class PopenConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.tokens_per_scale < 1 or self.scales < 1:
             raise ValueError(
-                f"tokens_per_scale={self.tokens_per_scale} and scales={self.scales}: a codebook needs at least 1 of each"
+                f"tokens_per_scale={self.tokens_per_scale} and scales={self.scales}: each must be at least 1"
             )
         if self.seg_token_ids is None:
             self.seg_token_ids = []

@@ -55,7 +55,7 @@ def generate_drafts(
     batch_size: int = 32,
     **sampling,
 ) -> list[Draft]:
-    """Free generation: each question is answered in the model's own words (greedy, unless `sampling` says otherwise)."""
+    """Free generation: answers in the model's own words, greedy unless `sampling` says otherwise."""
     _check_lengths(images, questions)
     ids = [processor.question_ids(q, f"question {i}") for i, q in enumerate(questions)]
     drafts: list[Draft] = []
@@ -82,7 +82,7 @@ def forced_drafts(
     answers: list[str],
     batch_size: int = 32,
 ) -> list[Draft]:
-    """Teacher forcing: the given answers are read, only the masks are the model's. Questions about one picture share it."""
+    """Teacher forcing: answers are given, only the masks are the model's; questions about one picture share it."""
     _check_lengths(images, questions)
     drafts: list[Draft | None] = [None] * len(questions)
     order: dict[int, list[int]] = {}

@@ -117,9 +117,7 @@ def _claim(output: Path, identity: dict) -> None:
         found = read_json(claim)
         for key, value in identity.items():
             if found.get(key) != value:
-                raise DataError(
-                    f"{output}: was mined with another {key}; choose another output_dir or delete this one to mine again"
-                )
+                raise DataError(f"{output}: was mined with another {key}; delete it or choose another output_dir")
         for leftover in (output / "shards").glob("*.tmp"):
             shutil.rmtree(leftover)
     else:

@@ -32,10 +32,11 @@ def preference_batch(
         for _, sample in pictures
     ]
     batch = stack_rows(rows, processor.tokenizer.pad_token_id)
-    placed = [processor.place(sample.image, sample.image_id) for _, sample in text_pairs + pictures]
+    everything = text_pairs + pictures
+    placed = [processor.place(sample.image, sample.image_id) for _, sample in everything]
     batch["pixel_values"] = processor.pixel_values([square for square, _ in placed])
     batch["valid"] = torch.stack(
-        [c.valid(s.decoded_ignore()) for (_, c), (_, s) in zip(placed, text_pairs + pictures)]
+        [c.valid(s.decoded_ignore()) for (_, c), (_, s) in zip(placed, everything, strict=True)]
     )
     masks = [
         canvas_masks(canvas, question)

@@ -49,9 +49,7 @@ class PopenProcessor(PushToHubMixin):
         self.seg_tokens = tuple(f"[SEG{i}]" for i in range(codebook_size))
         self.seg_token_ids = tuple(self.tokenizer.convert_tokens_to_ids(list(self.seg_tokens)))
         if None in self.seg_token_ids or self.tokenizer.unk_token_id in self.seg_token_ids:
-            raise ValueError(
-                f"the tokenizer lacks {', '.join(self.seg_tokens)}; add them with tokenizer.add_tokens and resize the model"
-            )
+            raise ValueError(f"the tokenizer lacks {', '.join(self.seg_tokens)}; add_tokens them and resize the model")
         template = backbone.apply_chat_template(
             [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "\0"}]}],
             add_generation_prompt=True,

@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class Branch:
-    """A run of tokens that follows its parent's last token; `parent` is an index into the same list, −1 for the root."""
+    """A run of tokens after its parent's last token; `parent` is an index into the same list, −1 for the root."""
 
     parent: int
     input_ids: tuple[int, ...]

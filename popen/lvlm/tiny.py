@@ -25,8 +25,8 @@ CHAT_TEMPLATE = (
 )
 
 
-# The libraries' initial σ of 0.02 is made for widths of 1,000 and more. Here it left the picture's signal so faint beside
-# a constant offset that 1,000 steps did not teach the model to look (loss equal with the pictures exchanged).
+# The libraries' initial σ of 0.02 is made for widths of 1,000 and more. Here it left the picture's signal so faint
+# beside a constant offset that 1,000 steps did not teach the model to look (same loss with the pictures exchanged).
 NARROW_STD = 0.06
 
 

@@ -24,7 +24,7 @@ class NoiseRectangle:
     seed: int
 
     def apply(self, picture_HWC: np.ndarray) -> np.ndarray:
-        """Adds Gaussian noise inside the rectangle to a uint8 picture (H, W, 3); the rest is untouched (POPEN, fig. 2)."""
+        """Adds Gaussian noise inside the rectangle of a uint8 picture (H, W, 3), nothing outside (POPEN, fig. 2)."""
         height, width = picture_HWC.shape[:2]
         top, left = int(self.top * height), int(self.left * width)
         bottom = min(height, top + max(round(self.height * height), 1))
