@@ -1,28 +1,19 @@
 """What the model proposes for mining: its own answers, and candidate embeddings for every target of a picture."""
 
+import numpy as np
 import torch
 from PIL import Image
 
-from popen.data.preference_schema import SEG_FEATURES, TEXT_FEATURES
 from popen.data.schema import SEG, Sample
+from popen.lvlm.canvas import Canvas
 from popen.lvlm.inference import Draft, decode_hypotheses, forced_drafts, generate_drafts
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import preference_branches, stack_rows
 from popen.lvlm.processing_popen import PopenProcessor
 from popen.preference.correcting import changed_tokens, correct_with_truth
-from popen.preference.ensemble import noisy_embeddings
 from popen.preference.judging import iou_with_truth
 from popen.preference.mining import rank
 from popen.preference.sampling import NoiseRectangle
-
-__all__ = [
-    "SEG_FEATURES",
-    "TEXT_FEATURES",
-    "embedding_noise_candidates",
-    "rectangle_candidates",
-    "seg_row",
-    "text_rows",
-]
 
 
 def text_rows(
@@ -80,13 +71,6 @@ def _with_reference(model, processor, rows, samples, first_row, batch_size) -> l
     return rows
 
 
-def embedding_noise_candidates(draft: Draft, noise_std: torch.Tensor, count: int, seed: int) -> torch.Tensor:
-    """The clean embedding and K noisy copies, (T, K+1, L, D); no further LVLM pass."""
-    generator = torch.Generator().manual_seed(seed)
-    clean = draft.embeddings[:, None]
-    return torch.cat([clean, noisy_embeddings(draft.embeddings, noise_std, count, generator)], 1)
-
-
 def rectangle_candidates(
     model, processor, sample: Sample, clean: list[Draft], rectangles: list[NoiseRectangle]
 ) -> list[torch.Tensor]:
@@ -94,8 +78,6 @@ def rectangle_candidates(
 
     The truth is teacher-forced on every view, so target j is target j in all of them.
     """
-    import numpy as np
-
     pixels = np.asarray(sample.image)
     views = [Image.fromarray(rectangle.apply(pixels)) for rectangle in rectangles]
     images = [view for view in views for _ in sample.questions]
@@ -113,51 +95,48 @@ def rectangle_candidates(
 def seg_row(
     model: PopenForReasoningSegmentation,
     sample: Sample,
-    drafts: list[Draft],
-    candidates: list[torch.Tensor],
+    features: tuple[torch.Tensor, ...],
+    canvas: Canvas,
+    candidates_TKLD: torch.Tensor,
     row: int,
     margin: float,
 ) -> tuple[dict, list[str]]:
     """The P_s row of one picture, and for every target why it was kept or dropped.
 
     Every candidate is decoded on the clean picture, as its embedding would be used, and ranked by the IoU of its
-    mask at the picture's own size.
+    mask at the picture's own size. Targets come in the order of the picture's questions.
     """
-    targets, outcomes, index = [], [], 0
+    mined = {"id": sample.image_id, "row": row, "targets": []}
+    if len(candidates_TKLD) == 0:
+        return mined, []
     threshold = model.config.mask_threshold
+    maps = tuple(level.expand(len(candidates_TKLD), -1, -1, -1) for level in features)
+    logits = decode_hypotheses(model, candidates_TKLD, maps)
+    evidence = model.preference_head.evidence(candidates_TKLD, logits - threshold, maps[-1])
     valid = torch.from_numpy(~sample.decoded_ignore())
-    for question, draft, embeddings in zip(sample.questions, drafts, candidates, strict=True):
-        if len(embeddings) == 0:
+    truths = np.concatenate([question.decoded_masks(*valid.shape) for question in sample.questions])
+    outcomes = []
+    for index, truth in enumerate(torch.from_numpy(truths)):
+        masks = canvas.restore(logits[index]).cpu() > threshold
+        ious = iou_with_truth(masks, truth, valid).tolist()
+        ranking, outcome = rank(ious, margin)
+        outcomes.append(outcome)
+        if ranking is None:
             continue
-        logits = decode_hypotheses(model, embeddings, draft.features)
-        finest = draft.features[-1].expand(len(embeddings), -1, -1, -1)
-        evidence = model.preference_head.evidence(embeddings, logits - threshold, finest)
-        truths = torch.from_numpy(question.decoded_masks(*valid.shape))
-        for t in range(len(embeddings)):
-            masks = draft.canvas.restore(logits[t]).cpu() > threshold
-            ious = iou_with_truth(masks, truths[t], valid).tolist()
-            ranking, outcome = rank(ious, margin)
-            outcomes.append(outcome)
-            if ranking is not None:
-                regions = [
-                    _region(logits[t], ranking.superior, rejected, threshold)
-                    for rejected in (ranking.inferior, ranking.medium)
-                    if rejected >= 0
-                ]
-                targets.append(
-                    {
-                        "index": index,
-                        "ious": ious,
-                        "superior": ranking.superior,
-                        "medium": ranking.medium,
-                        "inferior": ranking.inferior,
-                        "embeddings": embeddings[t].flatten().float().tolist(),
-                        "evidence": evidence[t].flatten().float().tolist(),
-                        "regions": regions,
-                    }
-                )
-            index += 1
-    return {"id": sample.image_id, "row": row, "targets": targets}, outcomes
+        losers = [rejected for rejected in (ranking.inferior, ranking.medium) if rejected >= 0]
+        mined["targets"].append(
+            {
+                "index": index,
+                "ious": ious,
+                "superior": ranking.superior,
+                "medium": ranking.medium,
+                "inferior": ranking.inferior,
+                "embeddings": candidates_TKLD[index].flatten().float().tolist(),
+                "evidence": evidence[index].flatten().float().tolist(),
+                "regions": [_region(logits[index], ranking.superior, rejected, threshold) for rejected in losers],
+            }
+        )
+    return mined, outcomes
 
 
 def _region(logits_Khw: torch.Tensor, superior: int, rejected: int, threshold: float) -> dict:

@@ -16,6 +16,8 @@ class PopenConfig(PreTrainedConfig):
         pixel_config: a configuration `AutoBackbone` knows, coarse-to-fine features for the mask decoder;
             None reads the backbone's own vision tower at `pixel_layers` (PixelLM's way, no extra model).
         pixel_layers: hidden-state indices of the vision tower, deep first; its length is the number of scales.
+        pixel_fusion: adds the pixel encoder's features to the picture tokens that the language model reads; for models
+            that learn to see from nothing, where the mask losses shape those features long before words can.
         image_size: side of the square canvas in pixels; pictures are scaled to fit and padded right and below.
         seg_token_ids: ids of `[SEG0]`..., scale by scale: the first `tokens_per_scale` belong to the coarse scale.
         tokens_per_scale: N of the codebook, >= 1.
@@ -39,6 +41,7 @@ class PopenConfig(PreTrainedConfig):
     backbone_config: dict | PreTrainedConfig | None = None
     pixel_config: dict | PreTrainedConfig | None = None
     pixel_layers: list[int] | None = None
+    pixel_fusion: bool = False
     image_size: int = 336
     seg_token_ids: list[int] | None = None
     tokens_per_scale: int = 3

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from PIL import ImageOps
 
-from popen.lvlm.inference import Draft, decode_drafts, forced_drafts
+from popen.lvlm.inference import Draft, decode_drafts, embedding_hypotheses, forced_drafts
 
 MIRROR = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 SIDES = re.compile(r"\b(" + "|".join(MIRROR) + r")\b", re.IGNORECASE)
@@ -47,14 +47,4 @@ def flip_logits(model, processor, images, questions: list[str], drafts: list[Dra
 
 def uniform_drafts(model, drafts: list[Draft], count: int, noise: float, seed: int) -> list[Draft]:
     """The uniform mean of the clean embedding and K noisy ones: the ensemble without preferences."""
-    from popen.preference.ensemble import noisy_embeddings
-
-    std = torch.tensor(model.config.embedding_std, device=model.device)[:, None] * noise
-    generator = torch.Generator().manual_seed(seed)
-    means = []
-    for draft in drafts:
-        hypotheses = draft.embeddings[:, None]
-        if len(draft.embeddings):
-            hypotheses = torch.cat([hypotheses, noisy_embeddings(draft.embeddings, std, count, generator)], 1)
-        means.append(replace(draft, embeddings=hypotheses.mean(1)))
-    return means
+    return [replace(d, embeddings=embedding_hypotheses(model, d, count, noise, seed).mean(1)) for d in drafts]

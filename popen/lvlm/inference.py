@@ -1,12 +1,13 @@
 """From pictures and questions to answers: one batched, KV-cached generation, then light mask decodes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers.utils import ModelOutput
 
+from popen.data.safe_io import DataError
 from popen.lvlm.canvas import Canvas
 from popen.lvlm.modeling_popen import EncodedPictures, PopenForReasoningSegmentation
 from popen.lvlm.packing import question_branches, stack_rows
@@ -135,44 +136,62 @@ def decode_drafts(model: PopenForReasoningSegmentation, drafts: list[Draft], bat
 
 @torch.no_grad()
 def ensemble_drafts(
-    model: PopenForReasoningSegmentation, drafts: list[Draft], count: int, noise: float, sharpness: float, seed: int
+    model: PopenForReasoningSegmentation,
+    drafts: list[Draft],
+    count: int,
+    noise: float,
+    sharpness: float,
+    seed: int,
+    batch_targets: int = 64,
 ) -> list[Draft]:
     """Replaces each target's embedding by the preference-attended one of K noisy hypotheses and the clean one.
+
+    Every draft draws its noise from the same seed, so an answer does not depend on its neighbours in the batch.
 
     Args:
         count: K >= 1. noise: in units of the training spread of embeddings. sharpness: λ of the attention.
     """
-    improved = []
-    std = torch.tensor(model.config.embedding_std, device=model.device)[:, None] * noise
+    hypotheses = [embedding_hypotheses(model, draft, count, noise, seed) for draft in drafts]
+    flat = [(d, t) for d, own in enumerate(hypotheses) for t in range(len(own))]
+    attended = []
+    for start in range(0, len(flat), batch_targets):
+        part = flat[start : start + batch_targets]
+        stacked = torch.stack([hypotheses[d][t] for d, t in part])
+        features = tuple(torch.stack(level) for level in zip(*(drafts[d].features for d, _ in part), strict=True))
+        weights = preference_attention(stacked, score_hypotheses(model, stacked, features), sharpness)
+        attended.append(attended_embedding(stacked, weights))
+    parts = torch.cat(attended).split([len(own) for own in hypotheses]) if flat else [d.embeddings for d in drafts]
+    return [replace(draft, embeddings=own) for draft, own in zip(drafts, parts, strict=True)]
+
+
+def embedding_hypotheses(model, draft: Draft, count: int, noise: float, seed: int) -> torch.Tensor:
+    """The clean embedding and K noisy copies of each target, (T, K+1, L, D); no further LVLM pass.
+
+    Raises:
+        DataError: the model was never calibrated, so the spread of its embeddings is unknown.
+    """
+    if model.config.embedding_std is None:
+        raise DataError("config.json: embedding_std is not set; run recipes/calibrate.py on the model first")
+    std = torch.tensor(model.config.embedding_std, device=model.device) * noise
     generator = torch.Generator().manual_seed(seed)
-    for draft in drafts:
-        if len(draft.embeddings) == 0:
-            improved.append(draft)
-            continue
-        hypotheses = torch.cat(
-            [draft.embeddings[:, None], noisy_embeddings(draft.embeddings, std, count, generator)], 1
-        )
-        scores = score_hypotheses(model, hypotheses, draft.features)
-        weights = preference_attention(hypotheses, scores, sharpness)
-        improved.append(Draft(draft.decoded, attended_embedding(hypotheses, weights), draft.features, draft.canvas))
-    return improved
+    noisy = noisy_embeddings(draft.embeddings, std, count, generator)
+    return torch.cat([draft.embeddings[:, None], noisy], 1)
 
 
 @torch.no_grad()
 def decode_hypotheses(model, hypotheses_TKLD: torch.Tensor, features: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Mask logits (T, K, h, w) of hypotheses about one picture with maps (D, h_l, w_l)."""
+    """Mask logits (T, K, h, w) of hypotheses; `features` are L maps (T, D, h_l, w_l), one per target."""
     targets, count = hypotheses_TKLD.shape[:2]
-    picture = torch.zeros(targets * count, dtype=torch.long, device=hypotheses_TKLD.device)
-    logits, _ = model.decode_masks(tuple(f[None] for f in features), picture, hypotheses_TKLD.flatten(0, 1))
+    picture = torch.arange(targets, device=hypotheses_TKLD.device).repeat_interleave(count)
+    logits, _ = model.decode_masks(features, picture, hypotheses_TKLD.flatten(0, 1))
     return logits.unflatten(0, (targets, count))
 
 
 @torch.no_grad()
 def score_hypotheses(model, hypotheses_TKLD: torch.Tensor, features: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Preference scores (T, K) of hypotheses about one picture: K light decodes, no LVLM pass."""
+    """Preference scores (T, K): K light decodes per target, no LVLM pass."""
     logits = decode_hypotheses(model, hypotheses_TKLD, features) - model.config.mask_threshold
-    finest = features[-1].expand(len(hypotheses_TKLD), -1, -1, -1)
-    return model.preference_head(model.preference_head.evidence(hypotheses_TKLD, logits, finest))
+    return model.preference_head(model.preference_head.evidence(hypotheses_TKLD, logits, features[-1]))
 
 
 def finish(model: PopenForReasoningSegmentation, drafts: list[Draft]) -> list[Answer]:

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 from popen.data.preference_schema import SEG_FEATURES, TEXT_FEATURES
 from popen.data.safe_io import DataError, read_json, storage_error, write_json
 from popen.data.schema import Sample
-from popen.lvlm.candidates import embedding_noise_candidates, rectangle_candidates, seg_row, text_rows
-from popen.lvlm.inference import forced_drafts
+from popen.lvlm.candidates import rectangle_candidates, seg_row, text_rows
+from popen.lvlm.inference import embedding_hypotheses, forced_drafts
 from popen.preference.reference import model_fingerprint
 from popen.preference.sampling import item_seed, noise_rectangle
 
@@ -91,7 +91,6 @@ def _mine_targets(model, processor, samples, first_row: int, args: MiningArgumen
     asked = [(s.image, q.question, q.answer) for s in samples for q in s.questions]
     images, questions, answers = ([column[i] for column in asked] for i in range(3))
     drafts = iter(forced_drafts(model, processor, images, questions, answers))
-    std = torch.tensor(model.config.embedding_std, device=model.device)[:, None] * args.embedding_noise
     seg, seg_outcomes = [], []
     for row, sample in enumerate(samples, first_row):
         own = [next(drafts) for _ in sample.questions]
@@ -101,10 +100,11 @@ def _mine_targets(model, processor, samples, first_row: int, args: MiningArgumen
             candidates = rectangle_candidates(model, processor, sample, own, rectangles)
         else:
             candidates = [
-                embedding_noise_candidates(draft, std, args.candidates, item_seed(args.seed, question.id))
-                for draft, question in zip(own, sample.questions, strict=True)
+                embedding_hypotheses(model, d, args.candidates, args.embedding_noise, item_seed(args.seed, q.id))
+                for d, q in zip(own, sample.questions, strict=True)
             ]
-        mined, outcomes = seg_row(model, sample, own, candidates, row, args.margin)
+        stacked = torch.cat(candidates)
+        mined, outcomes = seg_row(model, sample, own[0].features, own[0].canvas, stacked, row, args.margin)
         seg_outcomes += outcomes
         seg.append(mined)
     return seg, seg_outcomes

@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 from popen.lvlm.codebook import Codebook
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.mask_decoder import MaskDecoder
-from popen.lvlm.pixel_encoder import PixelEncoder
+from popen.lvlm.pixel_encoder import PixelEncoder, PixelFusion
 from popen.lvlm.preference_head import PreferenceHead
 from popen.objectives.masks import bce_loss, dice_loss, iou_regression_loss, refined_bce_loss, refinement_weights
 from popen.objectives.scores import per_token_logps
@@ -67,6 +67,7 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         hidden_size = config.get_text_config().hidden_size
         self.codebook = Codebook(hidden_size, config.decoder_dim, config.scales, config.tokens_per_scale)
         self.pixel_encoder = PixelEncoder(config)
+        self.pixel_fusion = PixelFusion(config.decoder_dim, config.scales, hidden_size) if config.pixel_fusion else None
         self.mask_decoder = MaskDecoder(
             config.decoder_dim, config.decoder_depth, config.decoder_heads, config.decoder_mlp_dim, config.scales
         )
@@ -88,7 +89,10 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         """Runs the vision tower and the pixel encoder once on pictures (B, 3, S, S)."""
         tower = self.backbone.model.get_image_features(pixel_values, output_hidden_states=True, return_dict=True)
         features = self.pixel_encoder(pixel_values, tower.hidden_states)
-        return EncodedPictures(list(tower.pooler_output), features)
+        language = list(tower.pooler_output)
+        if self.pixel_fusion is not None:
+            language = self.pixel_fusion(language, features)
+        return EncodedPictures(language, features)
 
     def decode_masks(
         self, features: tuple[torch.Tensor, ...], picture_T: torch.Tensor, embeddings_TLD: torch.Tensor

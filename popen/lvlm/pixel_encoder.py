@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import AutoBackbone
 
 from popen.lvlm.configuration_popen import PopenConfig
@@ -62,6 +63,21 @@ class PixelEncoder(nn.Module):
         else:
             maps = tuple(_grid(tower_states[layer]) for layer in self.layers)
         return tuple(neck(m) for neck, m in zip(self.necks, maps, strict=True))
+
+
+class PixelFusion(nn.Module):
+    """Adds pixel features, averaged over each picture token's area, to the language model's picture tokens."""
+
+    def __init__(self, dim: int, scales: int, hidden_size: int):
+        super().__init__()
+        self.project = nn.Linear(dim * scales, hidden_size)
+
+    def forward(self, tokens: list[torch.Tensor], features: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+        """Tokens, one (P, H) per picture with P a square number, and maps (B, D, h_l, w_l) to tokens of that shape."""
+        side = int(len(tokens[0]) ** 0.5)
+        pooled = [F.adaptive_avg_pool2d(level, side) for level in features]
+        added = self.project(torch.cat(pooled, 1).flatten(2).transpose(1, 2))
+        return [own + more for own, more in zip(tokens, added, strict=True)]
 
 
 def _grid(states_BPC: torch.Tensor) -> torch.Tensor:

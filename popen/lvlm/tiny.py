@@ -129,6 +129,7 @@ def tiny_config(processor: PopenProcessor, patch_size: int = 12, width: int = 19
         decoder_heads=4,
         decoder_mlp_dim=width,
         dice_weight=1.0,
+        pixel_fusion=True,
         tie_word_embeddings=True,
     )
 

@@ -70,11 +70,11 @@ def mask_evidence(logits_TKHW: torch.Tensor, features_TDHW: torch.Tensor) -> tor
     Args:
         logits_TKHW: mask logits of K hypotheses. features_TDHW: the finest feature map, one per target, any h, w.
     """
-    logits = F.interpolate(logits_TKHW, features_TDHW.shape[-2:], mode="bilinear", antialias=True)
+    logits = F.interpolate(logits_TKHW.float(), features_TDHW.shape[-2:], mode="bilinear", antialias=True)
     soft = logits.sigmoid()
     hard = (logits > 0).float()
     band = F.max_pool2d(hard, 5, stride=1, padding=2) - hard
-    features = features_TDHW.flatten(2).transpose(1, 2)
+    features = features_TDHW.float().flatten(2).transpose(1, 2)
 
     def pooled(weight: torch.Tensor) -> torch.Tensor:
         return weight.flatten(2) @ features / weight.flatten(2).sum(-1, keepdim=True).clamp(min=1e-3)

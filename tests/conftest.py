@@ -1,0 +1,56 @@
+"""What tests share: no network, real scenes, an untrained small model, and the same model taught two of the scenes."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import copy
+
+import pytest
+import torch
+
+from popen.data.scene_questions import sample
+from popen.lvlm.calibration import embedding_spread, truth_drafts
+from popen.lvlm.packing import supervised_batch
+from popen.lvlm.tiny import build_tiny
+
+
+@pytest.fixture(scope="session")
+def samples():
+    """Four real scenes of 96 × 96 pixels with up to six questions each; every one has a question without targets."""
+    return [sample(seed) for seed in range(4)]
+
+
+@pytest.fixture(scope="session")
+def tiny(samples):
+    """An untrained model of 0.17 M parameters and its processor; copy the model before changing it."""
+    corpus = [text for s in samples for q in s.questions for text in (q.question, q.answer)]
+    model, processor = build_tiny(corpus, seed=0, width=48, layers=1)
+    model.config.embedding_std = [0.1, 0.1]
+    return model.eval(), processor
+
+
+@pytest.fixture(scope="session")
+def taught(tiny, samples):
+    """The tiny model after some 90 steps on the first two scenes: it has learnt their answers by heart, groups and all.
+
+    Its masks are rough, and of other scenes it speaks in the same words: what inference and mining need.
+    """
+    model, processor = copy.deepcopy(tiny[0]).train(), tiny[1]
+    batch = supervised_batch(processor, samples[:2])
+    inputs = {name: value for name, value in batch.items() if name not in ("token_sequence", "sequence_row")}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        output = model(**inputs)
+        output.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if output.ce_loss < 0.015:
+            break
+    else:
+        pytest.fail(f"200 steps did not teach two scenes, CE {output.ce_loss:.3f}")
+    model.eval()
+    model.config.embedding_std = embedding_spread(truth_drafts(model, processor, samples[:2]))
+    return model, processor

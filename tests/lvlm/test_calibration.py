@@ -1,0 +1,91 @@
+"""Threshold and spread, on cases whose answer is known."""
+
+from dataclasses import replace
+from math import sqrt
+
+import numpy as np
+import pytest
+import torch
+
+from popen.data import rle
+from popen.data.schema import empty_ignore
+from popen.lvlm import calibration
+from popen.lvlm.canvas import Canvas
+from popen.lvlm.inference import Draft
+from popen.lvlm.processing_popen import DecodedAnswer
+
+
+def draft(targets, canvas=None):
+    decoded = DecodedAnswer("", ("",) * targets, ((0,),) * targets, 0)
+    return Draft(decoded, torch.zeros(targets, 2, 4), (), canvas or Canvas.fit(96, 96, 96))
+
+
+@pytest.fixture
+def decided(monkeypatch, samples):
+    """One target over the left third: logit 1.1 inside, 0.9 outside, and 3 in a corner outside the truth."""
+    mask = np.zeros((96, 96), bool)
+    mask[:, :32] = True
+    logits = torch.where(torch.from_numpy(mask), 1.1, 0.9)[None]
+    logits[0, :24, 64:] = 3.0
+    asked = samples[0].questions[0]
+    target = replace(asked, masks=(rle.encode(mask),), phrases=("x",))
+    none = replace(asked, id="none", masks=(), phrases=())
+    monkeypatch.setattr(
+        calibration, "decode_drafts", lambda model, drafts: [(torch.zeros(0, 96, 96), None), (logits, None)]
+    )
+    sample = replace(samples[0], questions=(none, target), ignore=empty_ignore(96, 96))
+    return sample, [draft(0), draft(1)]
+
+
+def test_the_best_threshold_is_found(decided):
+    """Only 1.0 of the grid lies between 0.9 and 1.1; there I = 96·32, U = 96·32 + 24·32, so cIoU = 96 / 120."""
+    sample, drafts = decided
+    assert calibration.best_threshold(None, [sample], drafts) == (1.0, pytest.approx(96 / 120))
+
+
+def test_counts_are_integers_per_threshold_and_target(decided):
+    sample, drafts = decided
+    intersection, union = calibration.threshold_counts(None, [sample], drafts, torch.tensor([0.0, 1.0, 4.0]))
+    assert intersection.dtype == union.dtype == torch.int64
+    assert intersection.tolist() == [[96 * 32], [96 * 32], [0]]
+    assert union.tolist() == [[96 * 96], [96 * 32 + 24 * 32], [96 * 32]]
+
+
+def test_ignored_pixels_do_not_count(decided):
+    """The wrong corner is ignored: cIoU is 1."""
+    sample, drafts = decided
+    ignore = np.zeros((96, 96), bool)
+    ignore[:24, 64:] = True
+    sample = replace(sample, ignore=rle.encode(ignore))
+    assert calibration.best_threshold(None, [sample], drafts) == (1.0, 1.0)
+
+
+def test_embedding_spread_by_hand():
+    """Scale 0: channels (0, 2) and (0, 4) have standard deviations √2 and 2√2; scale 1 is constant."""
+    first, second = torch.zeros(1, 2, 2), torch.tensor([[[2.0, 4.0], [0.0, 0.0]]])
+    drafts = [replace(draft(1), embeddings=e) for e in (first, second)]
+    spread = calibration.embedding_spread(drafts)
+    assert spread == [pytest.approx(1.5 * sqrt(2)), 0.0]
+
+
+def test_embedding_spread_needs_two_targets():
+    with pytest.raises(ValueError, match="1 targets: the embedding spread needs at least 2"):
+        calibration.embedding_spread([draft(1), draft(0)])
+
+
+def test_truth_drafts_are_one_per_question_in_order(tiny, samples):
+    model, processor = tiny
+    drafts = calibration.truth_drafts(model, processor, samples[:3], batch_size=2)
+    questions = [q for s in samples[:3] for q in s.questions]
+    assert [d.decoded.text for d in drafts] == [q.answer for q in questions]
+    assert [d.decoded.phrases for d in drafts] == [q.phrases for q in questions]
+
+
+def test_a_taught_model_calibrates(taught, samples):
+    """The found threshold is at least as good as 0, and the spread is what the configuration holds."""
+    model, processor = taught
+    drafts = calibration.truth_drafts(model, processor, samples[:2])
+    threshold, best = calibration.best_threshold(model, samples[:2], drafts)
+    intersection, union = calibration.threshold_counts(model, samples[:2], drafts, torch.tensor([0.0]))
+    assert -2 <= threshold <= 2 and best >= float(intersection.sum() / union.sum()) > 0.1
+    assert calibration.embedding_spread(drafts) == pytest.approx(model.config.embedding_std)

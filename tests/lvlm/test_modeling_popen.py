@@ -1,0 +1,218 @@
+"""The model: its loss and gradients, its files, LoRA, and the counts that make DDP exact."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+import popen.lvlm  # noqa: F401 (registers the Auto classes)
+from popen.lvlm.configuration_popen import PopenConfig
+from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
+from popen.lvlm.packing import supervised_batch
+from popen.objectives.masks import bce_loss
+
+# what the supervised loss does not reach: CLIP's pooled output is not read, the preference head trains on P_s
+UNREACHED = ("backbone.model.vision_tower.post_layernorm.", "preference_head.")
+
+
+def inputs_of(processor, samples):
+    batch = supervised_batch(processor, samples)
+    return {name: value for name, value in batch.items() if name not in ("token_sequence", "sequence_row")}
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny, samples):
+    return inputs_of(tiny[1], samples[:2])
+
+
+@pytest.fixture
+def model(tiny):
+    return copy.deepcopy(tiny[0])
+
+
+def same(a, b):
+    return torch.equal(a.logits, b.logits) and torch.equal(a.mask_logits, b.mask_logits)
+
+
+def test_loss_is_the_weighted_sum_of_its_parts(model, inputs):
+    model.config.ce_weight, model.config.bce_weight = 0.7, 3.0
+    model.config.dice_weight, model.config.quality_weight = 0.4, 0.2
+    with torch.no_grad():
+        output = model(**inputs)
+    parts = 0.7 * output.ce_loss + 3 * output.bce_loss + 0.4 * output.dice_loss + 0.2 * output.quality_loss
+    assert output.loss.isfinite() and min(output.ce_loss, output.bce_loss, output.dice_loss) > 0
+    torch.testing.assert_close(output.loss, parts)
+
+
+def test_parts_are_means_over_tokens_and_targets(model, inputs):
+    """CE from the logits with torch's own function; BCE without refinement from the objective."""
+    model.config.refinement_alpha = 1.0
+    with torch.no_grad():
+        output = model(**inputs)
+    torch.testing.assert_close(output.ce_loss, torch.nn.functional.cross_entropy(output.logits, inputs["token_labels"]))
+    logits = torch.nn.functional.interpolate(output.mask_logits[:, None], (96, 96), mode="bilinear")[:, 0]
+    bce = bce_loss(logits, inputs["target_masks"], inputs["valid"][inputs["target_row"]])
+    torch.testing.assert_close(output.bce_loss, bce.mean())
+
+
+def test_refinement_costs_where_masks_of_one_answer_overlap(model, inputs):
+    with torch.no_grad():
+        model.mask_decoder.scale_weights.mul_(100)  # masks that claim something
+        plain, refined = [], []
+        for alpha, found in ((1.0, plain), (4.0, refined)):
+            model.config.refinement_alpha = alpha
+            found.append(model(**inputs).bce_loss)
+    assert refined[0] > plain[0]
+
+
+def test_shapes_without_masks(model, inputs):
+    text = {k: v for k, v in inputs.items() if k not in ("target_masks", "valid", "target_group")}
+    with torch.no_grad():
+        output = model(**text)
+    tokens, targets = len(inputs["token_labels"]), len(inputs["target_row"])
+    assert output.bce_loss is None and output.loss == output.ce_loss
+    assert output.logits.shape == (tokens, model.config.get_text_config().vocab_size)
+    assert output.logps.shape == (tokens,) and output.embeddings.shape == (targets, 2, 16)
+    assert output.mask_logits.shape == (targets, 48, 48) and output.predicted_iou.shape == (targets,)
+
+
+def test_ignored_pixels_change_nothing(model, inputs):
+    valid = inputs["valid"].clone()
+    valid[:, :20] = False
+    other = inputs["target_masks"].clone()
+    other[:, :20] = 1 - other[:, :20]
+    with torch.no_grad():
+        a = model(**(inputs | {"valid": valid}))
+        b = model(**(inputs | {"valid": valid, "target_masks": other}))
+        c = model(**(inputs | {"target_masks": other}))
+    assert a.loss == b.loss != c.loss
+
+
+def test_gradient_reaches_every_parameter(model, inputs):
+    model.train()
+    model(**inputs).loss.backward()
+    still = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0}
+    assert {name for name in still if not name.startswith(UNREACHED)} == set()
+    assert any(name.startswith("preference_head.") for name in still)
+
+
+def test_the_preference_head_has_gradients_of_its_own(model, inputs):
+    with torch.no_grad():
+        output = model(**inputs)
+    hypotheses = output.embeddings[:2, None] + torch.randn(2, 3, 2, 16)
+    logits = torch.randn(2, 3, 48, 48)
+    features = output.features[-1][inputs["target_row"][:2]]
+    scores = model.preference_head(model.preference_head.evidence(hypotheses, logits, features))
+    assert scores.shape == (2, 3)
+    (scores[:, 0] - scores[:, 1]).sum().backward()
+    reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in model.preference_head.parameters()]
+    assert all(reached[:-1])  # the last bias moves all scores alike: only differences mean anything
+
+
+def test_every_attention_implementation_reads_the_mask(model, inputs):
+    with torch.no_grad():
+        by_sdpa = model(**inputs)
+        model.set_attn_implementation("eager")
+        by_hand = model(**inputs)
+    torch.testing.assert_close(by_hand.logps, by_sdpa.logps, atol=1e-4, rtol=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing(model, inputs):
+    gradients = []
+    for checkpointing in (False, True):
+        copied = copy.deepcopy(model).train()
+        if checkpointing:
+            copied.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        copied(**inputs).loss.backward()
+        gradients.append({n: p.grad for n, p in copied.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
+
+
+def test_halves_with_the_mean_count_average_to_the_whole(model, tiny, samples, inputs):
+    """Two ranks with unequal batches, each divided by the mean count: the mean of their losses is the whole's.
+
+    ½ (Σ₁ / (N/2) + Σ₂ / (N/2)) = (Σ₁ + Σ₂) / N, for tokens and targets alike; gradients follow.
+    """
+    halves = [inputs_of(tiny[1], [s]) for s in samples[:2]]
+    counts = {
+        "token_count": sum(len(h["token_labels"]) for h in halves) / 2,
+        "target_count": sum(len(h["target_row"]) for h in halves) / 2,
+    }
+    assert len(halves[0]["token_labels"]) != len(halves[1]["token_labels"])
+    whole = model(**inputs)
+    parts = [model(**half, **counts) for half in halves]
+    for name in ("loss", "ce_loss", "bce_loss", "dice_loss", "quality_loss"):
+        mean = sum(getattr(part, name) for part in parts) / 2
+        torch.testing.assert_close(mean, getattr(whole, name), atol=1e-5, rtol=1e-5)
+    weight = model.codebook.fusion
+    (of_whole,) = torch.autograd.grad(whole.loss, weight)
+    (of_parts,) = torch.autograd.grad(sum(part.loss for part in parts) / 2, weight)
+    torch.testing.assert_close(of_parts, of_whole, atol=1e-6, rtol=1e-4)
+
+
+def test_save_and_load_are_bit_equal(model, inputs, tmp_path):
+    model.config.mask_threshold = 0.25
+    model.save_pretrained(tmp_path)
+    loaded = PopenForReasoningSegmentation.from_pretrained(tmp_path)
+    before, after = model.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert loaded.config.mask_threshold == 0.25 and loaded.config.embedding_std == [0.1, 0.1]
+    with torch.no_grad():
+        assert same(model(**inputs), loaded(**inputs))
+    assert "backbone.lm_head.weight" not in load_file(tmp_path / "model.safetensors")  # tied: stored once
+
+
+@pytest.mark.parametrize("auto", [AutoModelForImageTextToText, AutoModelForCausalLM])
+def test_auto_classes(model, tmp_path, auto):
+    model.save_pretrained(tmp_path)
+    loaded = auto.from_pretrained(tmp_path)
+    assert type(loaded) is PopenForReasoningSegmentation and type(AutoConfig.from_pretrained(tmp_path)) is PopenConfig
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+def test_the_words_share_their_matrix(model):
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+def test_lora(model, inputs, tmp_path):
+    """Fresh and switched-off adapters are the base exactly; a step changes the output; files bring it back."""
+    model.requires_grad_(False)
+    with torch.no_grad():
+        base = model(**inputs)
+    original = copy.deepcopy(model)
+    targets = r".*backbone\.model\.language_model\..*\.(q_proj|v_proj)"
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
+    trained = [name for name, p in tuned.named_parameters() if p.requires_grad]
+    assert len(trained) == 4 and all("language_model" in name and "lora_" in name for name in trained)
+    with torch.no_grad():
+        assert same(tuned(**inputs), base)
+    optimizer = torch.optim.SGD([p for p in tuned.parameters() if p.requires_grad], lr=1.0)
+    tuned(**inputs).loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = tuned(**inputs)
+        assert not torch.allclose(after.logits, base.logits, atol=1e-5)
+        with tuned.disable_adapter():
+            assert same(tuned(**inputs), base)
+        tuned.save_pretrained(tmp_path)
+        loaded = PeftModel.from_pretrained(original, tmp_path)
+        assert same(loaded(**inputs), after)
+
+
+@pytest.mark.parametrize(
+    "wrong, named",
+    [
+        ({"scales": 0}, "scales=0: each must be at least 1"),
+        ({"tokens_per_scale": 0}, "tokens_per_scale=0"),
+        ({"seg_token_ids": [1, 2, 3]}, "seg_token_ids holds 3 ids; tokens_per_scale x scales asks for 4"),
+    ],
+)
+def test_impossible_configurations_are_refused(tiny, wrong, named):
+    config = copy.deepcopy(tiny[0].config)  # a new parent resets its parts' attention, also those of a live model
+    fields = {"tokens_per_scale": 2, "scales": 2, "seg_token_ids": [4, 5, 6, 7]} | wrong
+    with pytest.raises(ValueError, match=named):
+        PopenConfig(backbone_config=config.backbone_config, pixel_config=config.pixel_config, **fields)

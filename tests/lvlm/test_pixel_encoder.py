@@ -1,0 +1,95 @@
+"""Feature maps for the mask decoder, from a backbone of its own and from the vision tower's depths."""
+
+import copy
+
+import pytest
+import torch
+
+from popen.lvlm.configuration_popen import PopenConfig
+from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
+from popen.lvlm.packing import supervised_batch
+from popen.lvlm.pixel_encoder import PixelEncoder
+from popen.lvlm.tiny import tiny_config
+
+
+@pytest.fixture
+def config(tiny) -> PopenConfig:
+    return tiny_config(tiny[1], width=48, layers=2)
+
+
+def tower_config(config, layers):
+    config = copy.deepcopy(config)
+    config.pixel_config, config.pixel_layers = None, layers
+    return config
+
+
+def test_backbone_maps_are_coarse_first(config):
+    """Strides 8 and 4 of a 96-pixel canvas: 12 and 24."""
+    maps = PixelEncoder(config)(torch.randn(2, 3, 96, 96), ())
+    assert [tuple(m.shape) for m in maps] == [(2, 16, 12, 12), (2, 16, 24, 24)]
+
+
+def test_tower_maps_double(config):
+    """8 × 8 patches at both depths; the second level is doubled by its neck."""
+    encoder = PixelEncoder(tower_config(config, [-1, -2]))
+    states = tuple(torch.randn(2, 65, 40) for _ in range(3))
+    maps = encoder(torch.zeros(2, 3, 96, 96), states)
+    assert [tuple(m.shape) for m in maps] == [(2, 16, 8, 8), (2, 16, 16, 16)]
+    assert encoder.backbone is None
+
+
+def test_tower_reads_the_asked_depths_without_the_class_token(config):
+    encoder = PixelEncoder(tower_config(config, [-1, -3]))
+    states = tuple(torch.randn(1, 65, 40) for _ in range(3))
+    plain = encoder(None, states)
+    without_class_token = encoder(None, tuple(s[:, 1:] for s in states))
+    torch.testing.assert_close(plain, without_class_token)
+    other_depth = encoder(None, (states[0], states[1] + 1, states[2]))
+    torch.testing.assert_close(plain, other_depth)
+    deep_changed = encoder(None, (states[0], states[1], states[2] + torch.randn(40)))
+    assert (deep_changed[0] != plain[0]).any() and torch.equal(deep_changed[1], plain[1])
+
+
+def test_patches_stay_where_they_are(config):
+    """Only patch (2, 5) differs: the 3 × 3 convolution carries it one step and no further."""
+    encoder = PixelEncoder(tower_config(config, [-1, -2]))
+    states = torch.randn(1, 65, 40)
+    moved = states.clone()
+    moved[:, 1 + 2 * 8 + 5] += torch.randn(40)
+    before, after = (encoder(None, (s, s))[0][0] for s in (states, moved))
+    changed = (before != after).any(0).nonzero()
+    assert changed.min(0).values.tolist() == [1, 4] and changed.max(0).values.tolist() == [3, 6]
+
+
+def test_default_depths_of_the_tower(config):
+    """The last but one state and the middle: -2 and -(1 + 2 // 2)."""
+    made = PopenConfig(backbone_config=config.backbone_config, scales=2, image_size=96)
+    assert made.pixel_config is None and made.pixel_layers == [-2, -2]
+
+
+def test_a_model_without_a_pixel_backbone_trains(config, tiny, samples):
+    model = PopenForReasoningSegmentation(tower_config(config, [-1, -2]))
+    batch = supervised_batch(tiny[1], samples[:1])
+    output = model(**{k: v for k, v in batch.items() if k not in ("token_sequence", "sequence_row")})
+    output.loss.backward()
+    assert output.mask_logits.shape[1:] == (32, 32)
+    assert all(p.grad.abs().sum() > 0 for p in model.pixel_encoder.parameters())
+
+
+@pytest.mark.parametrize("scales", [1, 3])
+def test_wrong_number_of_scales_for_a_backbone(config, scales):
+    config.scales = scales
+    with pytest.raises(ValueError, match=rf"scales={scales} does not fit .* 2 feature maps"):
+        PixelEncoder(config)
+
+
+def test_the_tower_gives_at_most_two_scales(config):
+    config = tower_config(config, [-1, -2, -3])
+    config.scales = 3
+    with pytest.raises(ValueError, match="scales=3 does not fit"):
+        PixelEncoder(config)
+
+
+def test_fewer_depths_than_scales(config):
+    with pytest.raises(ValueError, match="scales=2 does not fit"):
+        PixelEncoder(tower_config(config, [-1]))
