@@ -43,6 +43,7 @@ class PopenOutput(ModelOutput):
     bce_loss: torch.Tensor | None = None
     dice_loss: torch.Tensor | None = None
     quality_loss: torch.Tensor | None = None
+    look_loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     logps: torch.Tensor | None = None
     embeddings: torch.Tensor | None = None
@@ -67,7 +68,10 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         hidden_size = config.get_text_config().hidden_size
         self.codebook = Codebook(hidden_size, config.decoder_dim, config.scales, config.tokens_per_scale)
         self.pixel_encoder = PixelEncoder(config)
-        self.pixel_fusion = PixelFusion(config.decoder_dim, config.scales, hidden_size) if config.pixel_fusion else None
+        self.pixel_fusion = (
+            PixelFusion(config.decoder_dim, config.scales, hidden_size) if config.pixel_fusion else None
+        )
+        self.look_head = nn.Linear(hidden_size, config.scales * config.decoder_dim) if config.look_weight else None
         self.mask_decoder = MaskDecoder(
             config.decoder_dim, config.decoder_depth, config.decoder_heads, config.decoder_mlp_dim, config.scales
         )
@@ -113,6 +117,9 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         target_predictor: torch.Tensor,
         target_group: torch.Tensor | None = None,
         target_masks: torch.Tensor | None = None,
+        look_row: torch.Tensor | None = None,
+        look_predictor: torch.Tensor | None = None,
+        look_masks: torch.Tensor | None = None,
         valid: torch.Tensor | None = None,
         token_count: float | None = None,
         target_count: float | None = None,
@@ -125,7 +132,9 @@ class PopenForReasoningSegmentation(PreTrainedModel):
                 predicts it, and the token.
             target_row: (T,). target_predictor: (T, L·N) columns whose states predict the target's `[SEG…]` tokens.
             target_group: (T,) which answer a target belongs to, for target refinement.
-            target_masks: (T, side, side) in 0..1. valid: (B, side, side) bool, canvas pixels that count.
+            target_masks: (T, side, side) in 0..1. look_row, look_predictor: (Q,) where each answer begins, and
+            look_masks: (Q, side, side) all its targets in one, for the look-first loss.
+            valid: (B, side, side) bool, canvas pixels that count.
             token_count, target_count: what to divide by; the mean over ranks under DDP, by default this batch's.
         """
         pictures = self.encode_pictures(pixel_values)
@@ -152,6 +161,11 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         output.loss = self.config.ce_weight * output.ce_loss
         if target_masks is not None:
             self._mask_losses(output, target_masks, valid[target_row], target_group, target_count)
+        if self.look_head is not None and look_masks is not None:
+            embeddings = self.look_head(hidden[look_row, look_predictor]).unflatten(1, (self.config.scales, -1))
+            logits, _ = self.decode_masks(pictures.features, look_row, embeddings)
+            output.look_loss = self._look_loss(logits, look_masks, valid[look_row])
+            output.loss = output.loss + self.config.look_weight * output.look_loss
         return output
 
     def _mask_losses(self, output: PopenOutput, masks, valid, group, count) -> None:
@@ -173,6 +187,14 @@ class PopenForReasoningSegmentation(PreTrainedModel):
             + config.dice_weight * output.dice_loss
             + config.quality_weight * output.quality_loss
         )
+
+    def _look_loss(self, logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        logits = F.interpolate(logits[:, None].float(), masks.shape[-2:], mode="bilinear")[:, 0]
+        config = self.config
+        loss = config.bce_weight * bce_loss(logits, masks, valid) + config.dice_weight * dice_loss(
+            logits, masks, valid
+        )
+        return loss.sum() / max(len(masks), 1)
 
     @torch.no_grad()
     def segment(self, images, questions, processor, ensemble: int = 0, max_new_tokens: int = 96, batch_size: int = 32):

@@ -26,6 +26,11 @@ class PackedRow:
     target_predictor: torch.Tensor
     target_sequence: torch.Tensor
 
+    def beginnings(self) -> torch.Tensor:
+        """The column that predicts each completion's first token: the end of its question."""
+        first = torch.cat([torch.ones(1, dtype=torch.bool), self.sequence[1:] != self.sequence[:-1]])
+        return self.predictor[first]
+
     def without_targets(self) -> "PackedRow":
         """The same row for text only: no mask is decoded for it."""
         none = {"target_predictor": self.target_predictor[:0], "target_sequence": self.target_sequence[:0]}
@@ -131,16 +136,22 @@ def _check_length(processor: PopenProcessor, tokens: int, name: str) -> None:
 
 def supervised_batch(processor: PopenProcessor, samples: list[Sample]) -> dict[str, torch.Tensor]:
     """Everything `PopenForReasoningSegmentation.forward` takes, for samples with all their questions."""
-    rows, squares, masks, valid = [], [], [], []
+    rows, squares, masks, look, valid = [], [], [], [], []
     for sample in samples:
         square, canvas = processor.place(sample.image, sample.image_id)
         squares.append(square)
         rows.append(question_branches(processor, [(q.question, q.answer) for q in sample.questions], sample.image_id))
-        masks += [canvas_masks(canvas, question) for question in sample.questions]
+        own = [canvas_masks(canvas, question) for question in sample.questions]
+        masks += own
+        look += [m.amax(0) if len(m) else m.new_zeros(m.shape[1:]) for m in own]
         valid.append(canvas.valid(sample.decoded_ignore()))
-    return stack_rows(rows, processor.tokenizer.pad_token_id) | {
+    batch = stack_rows(rows, processor.tokenizer.pad_token_id)
+    return batch | {
         "pixel_values": processor.pixel_values(squares),
         "target_masks": torch.cat(masks),
+        "look_row": batch["sequence_row"],
+        "look_predictor": torch.cat([row.beginnings() for row in rows]),
+        "look_masks": torch.stack(look),
         "valid": torch.stack(valid),
     }
 

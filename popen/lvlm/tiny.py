@@ -130,6 +130,7 @@ def tiny_config(processor: PopenProcessor, patch_size: int = 12, width: int = 19
         decoder_mlp_dim=width,
         dice_weight=1.0,
         pixel_fusion=True,
+        look_weight=1.0,
         tie_word_embeddings=True,
     )
 

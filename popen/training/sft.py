@@ -57,4 +57,6 @@ class SegmentationSFTTrainer(PartLossTrainer):
                 "seg/quality": outputs.quality_loss,
             }
         )
+        if outputs.look_loss is not None:
+            self.note(**{"seg/look": outputs.look_loss})
         return (outputs.loss, outputs) if return_outputs else outputs.loss

@@ -57,7 +57,11 @@ def test_the_mirrored_picture_is_asked_the_mirrored_question(taught, samples):
     drafts = forced_drafts(model, processor, [image], [question], [answer])
     (found,) = flip_logits(model, processor, [image], [question], drafts)
     other = forced_drafts(
-        model, processor, [ImageOps.mirror(image)], [question.replace("left", "right")], [answer.replace("left", "right")]
+        model,
+        processor,
+        [ImageOps.mirror(image)],
+        [question.replace("left", "right")],
+        [answer.replace("left", "right")],
     )
     plain, mirrored = (d.canvas.restore(decode_drafts(model, [d])[0][0]) for d in (drafts[0], other[0]))
     assert found.shape == (1, 50, 96)

@@ -148,6 +148,18 @@ def test_ensemble(taught, asked):
     assert not torch.allclose(first, drafts[0].embeddings)
 
 
+def test_ensemble_of_a_batch_is_that_of_each(taught, asked):
+    model, processor = taught
+    images, questions = asked
+    together = model.segment(images, questions, processor, ensemble=3)
+    for image, question, answer in zip(images, questions, together, strict=True):
+        assert_equal_answers(answer, model.segment([image], [question], processor, ensemble=3)[0])
+    drafts = generate_drafts(model, processor, images, questions)
+    at_once, in_parts = (ensemble_drafts(model, drafts, 3, 0.5, 1.0, 0, batch_targets=size) for size in (64, 2))
+    for a, b in zip(at_once, in_parts, strict=True):
+        torch.testing.assert_close(a.embeddings, b.embeddings, atol=1e-4, rtol=1e-4)
+
+
 def test_ensemble_without_noise_is_the_single_pass(taught, asked):
     model, processor = copy.deepcopy(taught[0]), taught[1]
     model.config.ensemble_noise = 0.0

@@ -52,7 +52,9 @@ def test_parts_are_means_over_tokens_and_targets(model, inputs):
     model.config.refinement_alpha = 1.0
     with torch.no_grad():
         output = model(**inputs)
-    torch.testing.assert_close(output.ce_loss, torch.nn.functional.cross_entropy(output.logits, inputs["token_labels"]))
+    torch.testing.assert_close(
+        output.ce_loss, torch.nn.functional.cross_entropy(output.logits, inputs["token_labels"])
+    )
     logits = torch.nn.functional.interpolate(output.mask_logits[:, None], (96, 96), mode="bilinear")[:, 0]
     bce = bce_loss(logits, inputs["target_masks"], inputs["valid"][inputs["target_row"]])
     torch.testing.assert_close(output.bce_loss, bce.mean())

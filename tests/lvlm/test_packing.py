@@ -87,7 +87,9 @@ def test_labels_are_the_answers(tiny, samples):
 def test_too_long_answers_name_the_picture(tiny):
     _, processor = tiny
     long = "ball " * 200
-    with pytest.raises(DataError, match=r"scene-5, question 1: \d+ tokens with picture and answer, the context holds 256"):
+    with pytest.raises(
+        DataError, match=r"scene-5, question 1: \d+ tokens with picture and answer, the context holds 256"
+    ):
         question_branches(processor, [("Find it.", "Yes."), ("Find it.", long)], "scene-5")
     for answers in ((long, "Yes."), ("Yes.", long)):
         with pytest.raises(DataError, match="scene-5: .* the context holds 256"):

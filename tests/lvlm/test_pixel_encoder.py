@@ -8,7 +8,7 @@ import torch
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import supervised_batch
-from popen.lvlm.pixel_encoder import PixelEncoder
+from popen.lvlm.pixel_encoder import PixelEncoder, PixelFusion
 from popen.lvlm.tiny import tiny_config
 
 
@@ -93,3 +93,25 @@ def test_the_tower_gives_at_most_two_scales(config):
 def test_fewer_depths_than_scales(config):
     with pytest.raises(ValueError, match="scales=2 does not fit"):
         PixelEncoder(tower_config(config, [-1]))
+
+
+def test_fusion_adds_the_mean_of_each_tokens_area():
+    """Four tokens on maps of 2 × 2 and 4 × 4 with one channel each; the projection adds both to all hidden channels.
+
+    The coarse map gives 1 2 3 4; the fine one holds 0 … 15, whose quarters have the means 2.5 4.5 10.5 12.5.
+    """
+    fusion = PixelFusion(dim=1, scales=2, hidden_size=3)
+    torch.nn.init.ones_(fusion.project.weight)
+    torch.nn.init.zeros_(fusion.project.bias)
+    maps = torch.tensor([[[[1.0, 2], [3, 4]]]]), torch.arange(16.0).view(1, 1, 4, 4)
+    (tokens,) = fusion([torch.full((4, 3), 100.0)], maps)
+    assert tokens.tolist() == [[103.5] * 3, [106.5] * 3, [113.5] * 3, [116.5] * 3]
+
+
+def test_fusion_keeps_pictures_apart():
+    torch.manual_seed(0)
+    fusion = PixelFusion(dim=4, scales=2, hidden_size=6)
+    tokens, maps = [torch.randn(9, 6) for _ in range(2)], (torch.randn(2, 4, 6, 6), torch.randn(2, 4, 12, 12))
+    together = fusion(tokens, maps)
+    for i in range(2):
+        torch.testing.assert_close(together[i], fusion(tokens[i : i + 1], tuple(m[i : i + 1] for m in maps))[0])

@@ -105,7 +105,9 @@ def test_packed_preferences_equal_answers_given_alone(tiny, samples):
     question = "Find the green thing."
     answers = "It is the green ball <seg>.", "Here are the blue ring <seg> and the yellow cone <seg>."
     packed, _, _ = outputs(model, processor, [preference_branches(processor, question, *answers, "x")], square)
-    alone, _, _ = outputs(model, processor, [question_branches(processor, [(question, a)], "x") for a in answers], square)
+    alone, _, _ = outputs(
+        model, processor, [question_branches(processor, [(question, a)], "x") for a in answers], square
+    )
     assert len(packed.embeddings) == 3
     assert_same(packed, alone)
 

@@ -1,0 +1,132 @@
+"""The evaluation of a model from start to end, on four scenes."""
+
+import json
+import sys
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+
+from eval import segmentation
+from eval.hallucination import name_pattern
+from popen.data.schema import write_dataset
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, taught, samples):
+    """A model folder and a data set folder with the split `dev`."""
+    root = tmp_path_factory.mktemp("evaluation")
+    for part in taught:
+        part.save_pretrained(root / "model")
+    write_dataset(samples, root / "data", "dev")
+    return root / "model", root / "data"
+
+
+def evaluate(monkeypatch, folders, out, *options):
+    model, data = folders
+    argv = ["eval.segmentation", "--model", str(model), "--data", str(data), "--out", str(out), *options]
+    monkeypatch.setattr(sys, "argv", argv)
+    segmentation.main()
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    return rows, json.loads((out / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("answers", ["free", "forced"])
+def test_every_question_is_scored_once_in_every_arm(monkeypatch, folders, tmp_path, samples, answers):
+    rows, summary = evaluate(
+        monkeypatch, folders, tmp_path, "--answers", answers, "--ensemble", "2", "--controls", "--max-new-tokens", "40"
+    )
+    asked = [q.id for s in samples for q in s.questions]
+    assert [row["id"] for row in rows] == asked
+    assert summary["answers"] == answers and summary["split"] == "dev"
+    assert (summary["pictures"], summary["questions"]) == (4, len(asked))
+    assert list(summary["arms"]) == ["single", "ensemble", "uniform", "flip"]
+    for arm in summary["arms"].values():
+        assert arm["n"] == len(asked) and set(arm["by_kind"]) == {q.kind for s in samples for q in s.questions}
+        for name in ("ciou", "giou", "chair_i"):
+            low, high = arm[f"{name}_95"]
+            assert 0 <= low <= arm[name] <= high <= 1
+    assert any(row["predicted"] for row in rows), "no mask was scored at all"
+
+
+def test_forced_answers_are_the_true_ones(monkeypatch, folders, tmp_path, samples):
+    rows, summary = evaluate(monkeypatch, folders, tmp_path, "--answers", "forced")
+    assert [row["answer"] for row in rows] == [q.answer for s in samples for q in s.questions]
+    assert all(row["predicted"] == row["targets"] for row in rows)
+    numbers = summary["arms"]["single"]
+    assert numbers["exact"] == numbers["no_target_acc"] == numbers["target_acc"] == 1.0
+    assert numbers["chair_i"] == numbers["chair_s"] == 0.0
+
+
+def test_the_same_run_gives_the_same_rows(monkeypatch, folders, tmp_path):
+    first, again = (evaluate(monkeypatch, folders, tmp_path / n, "--ensemble", "2") for n in ("a", "b"))
+    assert first == again
+
+
+def test_max_rows_limits_the_pictures(monkeypatch, folders, tmp_path, samples):
+    rows, summary = evaluate(monkeypatch, folders, tmp_path, "--max-rows", "2", "--answers", "forced")
+    assert summary["pictures"] == 2 and {row["picture"] for row in rows} == {s.image_id for s in samples[:2]}
+
+
+def truth_logits(samples):
+    """±5 where the truth is, one tensor per question."""
+    return [
+        torch.from_numpy(10.0 * q.decoded_masks(s.image.height, s.image.width) - 5).float()
+        for s in samples
+        for q in s.questions
+    ]
+
+
+def scored(monkeypatch, taught, samples, logits):
+    monkeypatch.setattr(segmentation, "restored", lambda model, drafts: logits)
+    vocabulary = name_pattern({name for s in samples for name in s.objects})
+    args = Namespace(answers="forced", ensemble=0, controls=False, seed=0)
+    rows = segmentation.score(*taught, samples, vocabulary, args)
+    return rows, segmentation.summarise(rows, "single")
+
+
+def test_perfect_masks_score_one(monkeypatch, taught, samples):
+    _, numbers = scored(monkeypatch, taught, samples, truth_logits(samples))
+    assert numbers["ciou"] == numbers["giou"] == 1.0
+    assert numbers["ciou_95"] == numbers["giou_95"] == (1.0, 1.0)
+    assert all(kind["ciou"] == 1.0 for kind in numbers["by_kind"].values())
+
+
+def test_one_lost_mask_is_counted_by_hand(monkeypatch, taught, samples):
+    """One target of one question is missed altogether: cIoU = 1 − its pixels / all, gIoU = 1 − 1/slots."""
+    logits = truth_logits(samples)
+    index = next(i for i, own in enumerate(logits) if len(own) == 1)
+    lost, pixels = int((logits[index] > 0).sum()), sum(int((own > 0).sum()) for own in logits)
+    slots = sum(max(len(own), 1) for own in logits)
+    logits[index] = torch.full_like(logits[index], -5.0)
+    rows, numbers = scored(monkeypatch, taught, samples, logits)
+    assert rows[index]["counts"]["single"] == [[0, lost]]
+    assert numbers["ciou"] == pytest.approx(1 - lost / pixels)
+    assert numbers["giou"] == pytest.approx(1 - 1 / slots)
+
+
+def test_ignored_pixels_are_not_scored(monkeypatch, taught, samples):
+    """The prediction is wrong exactly where the picture is ignored."""
+    from dataclasses import replace
+
+    from popen.data.rle import encode
+
+    ignore = np.zeros((96, 96), bool)
+    ignore[:, :30] = True
+    blind = [replace(s, ignore=encode(ignore)) for s in samples]
+    logits = [torch.where(torch.from_numpy(ignore), -own, own) for own in truth_logits(samples)]
+    rows, numbers = scored(monkeypatch, taught, blind, logits)
+    assert numbers["ciou"] == 1.0
+    assert sum(u for row in rows for _, u in row["counts"]["single"]) > 0
+
+
+def test_a_negative_ensemble_is_refused(monkeypatch, folders, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate(monkeypatch, folders, tmp_path, "--ensemble", "-1")
+    assert stop.value.code == 2 and "--ensemble -1" in capsys.readouterr().err
+
+
+def test_no_pictures_is_an_error_that_says_so(monkeypatch, folders, tmp_path):
+    with pytest.raises((ValueError, SystemExit)):
+        evaluate(monkeypatch, folders, tmp_path, "--max-rows", "0")

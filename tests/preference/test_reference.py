@@ -1,0 +1,37 @@
+"""The fingerprint of a model folder."""
+
+import hashlib
+
+import pytest
+
+from popen.data.safe_io import DataError
+from popen.preference.reference import check_fingerprint, model_fingerprint
+
+
+def test_fingerprint_is_sha256_over_names_and_bytes(tmp_path):
+    (tmp_path / "b.safetensors").write_bytes(b"two")
+    (tmp_path / "a.safetensors").write_bytes(b"one")
+    expected = hashlib.sha256(b"a.safetensorsone" + b"b.safetensorstwo").hexdigest()
+    assert model_fingerprint(tmp_path) == model_fingerprint(str(tmp_path)) == expected
+
+
+def test_only_weights_count(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(5 << 20))  # more than one read
+    before = model_fingerprint(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert model_fingerprint(tmp_path) == before
+    weights.write_bytes(bytes((5 << 20) - 1) + b"\1")
+    assert model_fingerprint(tmp_path) != before
+
+
+@pytest.mark.parametrize("folder", ["", "nowhere"])
+def test_no_weights(tmp_path, folder):
+    with pytest.raises(DataError, match=r"no \.safetensors weights to take a fingerprint of"):
+        model_fingerprint(tmp_path / folder)
+
+
+def test_another_model_is_refused():
+    check_fingerprint("a" * 64, "a" * 64, "runs/mined")
+    with pytest.raises(DataError, match="runs/mined: mined from model aaaaaaaaaaaa, this one is bbbbbbbbbbbb"):
+        check_fingerprint("a" * 64, "b" * 64, "runs/mined")
