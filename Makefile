@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/python recipes/demo.py --out runs/demo
+	$(BIN)/python recipes/path.py --config recipes/demo.yaml
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from PIL import Image
 from eval.curves import line_chart
 from popen.data.safe_io import DataError, read_json, write_json
 from popen.data.schema import Sample, load_split
+from popen.errors import one_line_errors
 from popen.lvlm.loading import load_model
 from popen.overlay import draw_masks
 
@@ -33,8 +34,8 @@ TITLES = {
     "base": "base",
     "continued_sft": "continued SFT (same budget)",
     "popen": "POPEN",
-    "popen_ensemble": "POPEN + ensemble, K = 8",
-    "popen_uniform_mean": "POPEN, uniform mean of K = 8 (control)",
+    "popen_ensemble": "POPEN + preference ensemble",
+    "popen_uniform_mean": "POPEN, uniform mean of the hypotheses (control)",
     "popen_flip_tta": "POPEN, flip augmentation (control)",
 }
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>popen demo</title>
@@ -67,11 +68,11 @@ def main() -> None:
     }
     write_json(run / "report.json", report)
     page = PAGE.format(
-        intro=f"{scores['base']['pictures']} scenes, {scores['base']['questions']} questions, seed {args.seed}, "
+        intro=f"{scores['base']['pictures']} pictures, {scores['base']['questions']} questions, seed {args.seed}, "
         f"{args.seconds / 60:.1f} minutes. Every question is answered in free generation.",
         table=table(every),
         charts=charts(run),
-        cards=cards(run, args.seed),
+        cards=cards(run, args.seed, args.ensemble),
     )
     (run / "report.html").write_text(page)
     print(f"wrote {run / 'report.json'} and {run / 'report.html'}")
@@ -112,9 +113,9 @@ def charts(run: Path) -> str:
 
 
 @torch.no_grad()
-def cards(run: Path, seed: int, count: int = 12) -> str:
+def cards(run: Path, seed: int, ensemble: int, count: int = 12) -> str:
     """Question, answers and masks before and after, and the truth, for questions drawn by seed."""
-    rows = load_split(run / "scenes", "dev")
+    rows = load_split(run / "data", "dev")
     drawn = random.Random(seed)
     picked = []
     for index in drawn.sample(range(len(rows)), min(count, len(rows))):
@@ -124,7 +125,7 @@ def cards(run: Path, seed: int, count: int = 12) -> str:
     before, processor = load_model(run / "base")
     after, _ = load_model(run / "popen")
     old = before.eval().segment(images, questions, processor)
-    new = after.eval().segment(images, questions, processor, ensemble=8)
+    new = after.eval().segment(images, questions, processor, ensemble=ensemble)
     cells = []
     for (sample, question), a, b in zip(picked, old, new, strict=True):
         truth = question.decoded_masks(sample.image.height, sample.image.width)
@@ -151,14 +152,16 @@ def picture(image: Image.Image) -> str:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", required=True, help="folder that recipes/demo.py filled")
+    parser.add_argument("--run", required=True, help="folder that recipes/path.py filled")
     parser.add_argument("--seed", type=int, default=0, help="draws the pictures")
+    parser.add_argument("--ensemble", type=int, default=8, help="K of the ensemble in the pictures")
     parser.add_argument("--seconds", type=float, default=0.0, help="what the run took")
     args = parser.parse_args()
     if not (Path(args.run) / "eval").is_dir():
-        raise DataError(f"{args.run}: no eval folder in it; run recipes/demo.py first")
+        raise DataError(f"{args.run}: no eval folder in it; run recipes/path.py first")
     return args
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("eval.report"):
+        main()

@@ -18,6 +18,7 @@ from eval.hallucination import Mentions, chair_i, chair_s, mentions, name_patter
 from eval.metrics import MaskCounts, bootstrap_interval, ciou, giou, match_counts
 from popen.data.safe_io import write_json
 from popen.data.schema import Sample, check_unique_ids, load_split
+from popen.errors import one_line_errors
 from popen.lvlm.calibration import truth_drafts
 from popen.lvlm.flip import flip_logits, uniform_drafts
 from popen.lvlm.inference import decode_drafts, ensemble_drafts, generate_drafts
@@ -162,4 +163,5 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("eval.segmentation"):
+        main()

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from popen.errors import one_line_errors
+
 TINY = Path(__file__).parent / "assets" / "popen-tiny"
 
 
@@ -11,11 +13,10 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one verb; every error a user can mend is one line on stderr and exit code 1."""
     args = _parser().parse_args(argv)
     try:
-        return args.run(args) or 0
-    except (ValueError, OSError) as error:
-        # DataError and StorageError are among these; a traceback would hide the one line that helps
-        print(f"popen: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        with one_line_errors("popen"):
+            return args.run(args) or 0
+    except SystemExit as stop:
+        return int(stop.code or 0)
 
 
 def _segment(args: argparse.Namespace) -> None:
@@ -50,12 +51,12 @@ def _demo(args: argparse.Namespace) -> int:
     import subprocess
 
     root = Path(__file__).parent.parent
-    script = root / "recipes" / "demo.py"
+    script = root / "recipes" / "path.py"
     if not script.is_file():
         raise FileNotFoundError(
             "popen demo runs the recipes of a source checkout and there is none here; clone popen and run `make demo`"
         )
-    return subprocess.call([sys.executable, str(script), *args.options], cwd=root)
+    return subprocess.call([sys.executable, str(script), "--config", "recipes/demo.yaml", *args.options], cwd=root)
 
 
 def _env(args: argparse.Namespace) -> None:
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.set_defaults(run=_segment)
 
     demo = verbs.add_parser("demo", help="mine, tune, ensemble and evaluate popen-tiny, and write a report")
-    demo.add_argument("options", nargs=argparse.REMAINDER, help="passed to recipes/demo.py")
+    demo.add_argument("options", nargs=argparse.REMAINDER, help="passed to recipes/path.py")
     demo.set_defaults(run=_demo)
 
     env = verbs.add_parser("env", help="print versions and devices, for bug reports")

@@ -8,11 +8,11 @@ A minute on two cores for 200 pictures. Use a split that is neither trained on n
 from dataclasses import dataclass, field
 
 import torch
-from trl import TrlParser
 
 from popen.data.schema import Sample, load_split
 from popen.lvlm.calibration import best_threshold, embedding_spread, truth_drafts
 from popen.lvlm.loading import load_model
+from popen.recipe import run
 
 
 @dataclass
@@ -39,4 +39,4 @@ def main(args: CalibrationArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(TrlParser((CalibrationArguments,)).parse_args_and_config()[0])
+    run(main, CalibrationArguments)

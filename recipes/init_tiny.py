@@ -7,10 +7,9 @@ The tokenizer is trained on the questions and answers of the data set's split. A
 
 from dataclasses import dataclass, field
 
-from trl import TrlParser
-
 from popen.data.schema import load_split
 from popen.lvlm.tiny import build_tiny
+from popen.recipe import run
 
 
 @dataclass
@@ -34,4 +33,4 @@ def main(args: InitArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(TrlParser((InitArguments,)).parse_args_and_config()[0])
+    run(main, InitArguments)

@@ -9,11 +9,11 @@ Work is done in shards; an interrupted run goes on where it was, and the same se
 from dataclasses import dataclass, field
 
 import torch
-from trl import TrlParser
 
 from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import MiningArguments, mine
+from popen.recipe import run
 
 
 @dataclass
@@ -41,4 +41,4 @@ def main(script: ScriptArguments, mining: MiningArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(*TrlParser((ScriptArguments, MiningArguments)).parse_args_and_config())
+    run(main, ScriptArguments, MiningArguments)

@@ -8,12 +8,12 @@ With `text_weight: 0` and `seg_weight: 0` the same steps on the same data are pl
 from dataclasses import dataclass, field
 
 from transformers import set_seed
-from trl import TrlParser
 
 from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import load_mined
 from popen.preference.reference import check_fingerprint, model_fingerprint
+from popen.recipe import run
 from popen.training.callbacks import resume_path, use_all_cores
 from popen.training.preference import PreferenceArguments, PreferenceStreams, PreferenceTrainer
 
@@ -47,4 +47,4 @@ def main(script: ScriptArguments, training: PreferenceArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(*TrlParser((ScriptArguments, PreferenceArguments)).parse_args_and_config())
+    run(main, ScriptArguments, PreferenceArguments)

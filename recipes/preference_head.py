@@ -9,11 +9,11 @@ held out; the head's pair accuracy on them is printed.
 from dataclasses import dataclass, field
 
 import torch
-from trl import TrlParser
 
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import load_mined
 from popen.preference.reference import check_fingerprint, model_fingerprint
+from popen.recipe import run
 from popen.training.callbacks import use_all_cores
 from popen.training.preference_head import head_tensors, pair_accuracy, train_head
 
@@ -52,4 +52,4 @@ def main(args: HeadArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(TrlParser((HeadArguments,)).parse_args_and_config()[0])
+    run(main, HeadArguments)

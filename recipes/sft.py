@@ -9,10 +9,10 @@ Every key of the YAML can be overridden on the command line; an unknown key is a
 from dataclasses import dataclass, field
 
 from transformers import set_seed
-from trl import TrlParser
 
 from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
+from popen.recipe import run
 from popen.training import SegmentationSFTTrainer, SFTArguments
 from popen.training.callbacks import resume_path, use_all_cores
 
@@ -44,4 +44,4 @@ def main(script: ScriptArguments, training: SFTArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(*TrlParser((ScriptArguments, SFTArguments)).parse_args_and_config())
+    run(main, ScriptArguments, SFTArguments)

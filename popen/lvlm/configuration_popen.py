@@ -25,8 +25,8 @@ class PopenConfig(PreTrainedConfig):
         decoder_dim, decoder_depth, decoder_heads, decoder_mlp_dim: the two-way transformer of each level.
         ce_weight, bce_weight, dice_weight, quality_weight: weights of the supervised loss (PixelLM: 1.0, 2.0, 0.5;
             the quality head is ours).
-        look_weight: weight of the look-first loss, which asks for all targets of a question in one mask before a word is
-            said; it teaches a model that learns from nothing where to look (ours). 0 leaves it out.
+        look_weight: weight of the look-first loss, which asks for all targets of a question in one mask before a word
+            is said; it teaches a model that learns from nothing where to look (ours). 0 leaves it out.
         refinement_alpha: BCE weight of pixels claimed by two targets of one answer, >= 1 (reconstruction).
         mask_threshold: logit above which a pixel belongs to the mask; calibrated on a dev split.
         ensemble_noise, ensemble_sharpness: spread of the hypotheses in units of embedding_std, and λ of the attention.
