@@ -3,8 +3,8 @@
     python recipes/path.py --config recipes/demo.yaml          # what `make demo` runs
     python recipes/path.py --config recipes/path_coco.yaml --panoptic COCO_PANOPTIC_DIR
 
-Each step is a command you can run yourself; it is printed before it runs, and a step that is done is not done again. The
-end is `report.json` and `report.html` in `output_dir`.
+Each step is a command you can run yourself; it is printed before it runs, and a step that is done is not done
+again. The end is `report.json` and `report.html` in `output_dir`.
 """
 
 import json

@@ -33,21 +33,21 @@ def tiny(samples):
 
 @pytest.fixture(scope="session")
 def taught(tiny, samples):
-    """The tiny model after some 90 steps on the first two scenes: it has learnt their answers by heart, groups and all.
+    """The tiny model after some 100 steps on the first two scenes: it has learnt their answers by heart, groups and all.
 
     Its masks are rough, and of other scenes it speaks in the same words: what inference and mining need.
     """
     model, processor = copy.deepcopy(tiny[0]).train(), tiny[1]
     batch = supervised_batch(processor, samples[:2])
     inputs = {name: value for name, value in batch.items() if name not in ("token_sequence", "sequence_row")}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, fused=True)
     for _ in range(200):
         optimizer.zero_grad()
         output = model(**inputs)
         output.loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if output.ce_loss < 0.015:
+        if output.ce_loss < 0.02:
             break
     else:
         pytest.fail(f"200 steps did not teach two scenes, CE {output.ce_loss:.3f}")
