@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-DENIAL = re.compile(r"\b(?:no|not|without|nothing)\b[^.,;]*", re.IGNORECASE)
+DENIAL = re.compile(r"\b(?:no|not|without|nothing)\b(?:(?!\bbut\b)[^.,;])*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

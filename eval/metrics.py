@@ -57,9 +57,10 @@ def match_counts(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray) ->
     iou = np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
     rows, columns = linear_sum_assignment(-iou)
     slots = [MaskCounts(int(intersection[r, c]), int(union[r, c])) for r, c in zip(rows, columns, strict=True)]
-    slots += [MaskCounts(0, int(area_p[r])) for r in range(len(p)) if r not in rows]
-    slots += [MaskCounts(0, int(area_t[c])) for c in range(len(t)) if c not in columns]
-    return slots
+    # A miss or a false alarm of no counted pixel is no slot: as 0/0 it would score 1 and could be had for nothing.
+    slots += [MaskCounts(0, int(area_p[r])) for r in range(len(p)) if r not in rows and area_p[r] > 0]
+    slots += [MaskCounts(0, int(area_t[c])) for c in range(len(t)) if c not in columns and area_t[c] > 0]
+    return slots or [MaskCounts(0, 0)]
 
 
 def bootstrap_interval(groups: list, statistic, seed: int = 0, draws: int = 1000) -> tuple[float, float]:

@@ -159,6 +159,8 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.ensemble < 0:
         parser.error(f"--ensemble {args.ensemble}: give K >= 1 hypotheses, or 0 for a single pass")
+    if args.max_rows is not None and args.max_rows < 1:
+        parser.error(f"--max-rows {args.max_rows}: score at least one picture")
     return args
 
 

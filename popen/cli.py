@@ -11,7 +11,11 @@ TINY = Path(__file__).parent / "assets" / "popen-tiny"
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; every error a user can mend is one line on stderr and exit code 1."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.run is not _demo:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.options = rest
     try:
         with one_line_errors("popen"):
             return args.run(args) or 0
@@ -27,9 +31,13 @@ def _segment(args: argparse.Namespace) -> None:
         raise DataError("question: it is empty; ask for something in the picture")
     if args.ensemble is not None and args.ensemble < 1:
         raise DataError(f"--ensemble {args.ensemble}: give K >= 1 hypotheses, or leave it out for a single pass")
+    from transformers.utils import logging
+
     from popen.lvlm.loading import load_model
     from popen.overlay import draw_masks
 
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     model, processor = load_model(args.model)
     model.eval()
     answer = model.segment([picture], [args.question], processor, ensemble=args.ensemble or 0)[0]
@@ -94,7 +102,6 @@ def _parser() -> argparse.ArgumentParser:
     segment.set_defaults(run=_segment)
 
     demo = verbs.add_parser("demo", help="mine, tune, ensemble and evaluate popen-tiny, and write a report")
-    demo.add_argument("options", nargs=argparse.REMAINDER, help="passed to recipes/path.py")
     demo.set_defaults(run=_demo)
 
     env = verbs.add_parser("env", help="print versions and devices, for bug reports")

@@ -3,8 +3,7 @@
     python recipes/path.py --config recipes/demo.yaml          # what `make demo` runs
     python recipes/path.py --config recipes/path_coco.yaml --panoptic COCO_PANOPTIC_DIR
 
-Each step is a command you can run yourself; it is printed before it runs, and a step that is done is not done
-again. The end is `report.json` and `report.html` in `output_dir`.
+Each step is printed before it runs, and one that is done is not done again. The end is `report.json` and `report.html`.
 """
 
 import json
@@ -99,8 +98,8 @@ def base_steps(args: PathArguments, out: Path) -> list[Step]:
     ]
     sft += ["--model_name_or_path", str(start), "--output_dir", str(base)]
     return [
-        ("make an untrained popen-tiny", init, start / "model.safetensors"),
-        ("supervised fine-tuning", sft, base / "model.safetensors"),
+        ("make an untrained popen-tiny", init, start / "popen_processor.json"),
+        ("supervised fine-tuning", sft, base / "popen_processor.json"),
     ]
 
 
@@ -125,12 +124,12 @@ def preference_steps(args: PathArguments, out: Path) -> list[Step]:
     return [
         ("calibrate the base", [*calibrate, str(base)], base / "calibrated"),
         ("mine preferences", mine_base, mined / "mining.json"),
-        ("continued SFT, the same-budget control", plain, control / "model.safetensors"),
-        ("tune with preferences", [*tune, "--output_dir", str(policy)], policy / "model.safetensors"),
+        ("continued SFT, the same-budget control", plain, control / "popen_processor.json"),
+        ("tune with preferences", [*tune, "--output_dir", str(policy)], policy / "popen_processor.json"),
         ("calibrate the control", [*calibrate, str(control)], control / "calibrated"),
         ("calibrate the tuned model", [*calibrate, str(policy)], policy / "calibrated"),
         ("mine hypotheses of the tuned model", mine_policy, hypotheses / "mining.json"),
-        ("train the preference head", head, final / "model.safetensors"),
+        ("train the preference head", head, final / "popen_processor.json"),
     ]
 
 
@@ -149,7 +148,8 @@ def main(args: PathArguments) -> int:
     started, out = time.time(), Path(args.output_dir)
     out.mkdir(parents=True, exist_ok=True)
     if args.model_name_or_path is not None and not (out / "base").exists():
-        shutil.copytree(args.model_name_or_path, out / "base")
+        shutil.copytree(args.model_name_or_path, out / "base.tmp", dirs_exist_ok=True)
+        (out / "base.tmp").rename(out / "base")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     steps = data_steps(args, out) + base_steps(args, out) + preference_steps(args, out) + evaluation_steps(args, out)
     for number, (what, command, proof) in enumerate(steps, 1):

@@ -1,6 +1,7 @@
 """Trains a model's preference head on segmentation preferences mined from it, for the ensemble.
 
-    python recipes/preference_head.py --config recipes/preference_head_tiny.yaml
+    python recipes/preference_head.py --model_name_or_path runs/popen_policy --preferences runs/mined_popen \
+        --output_dir runs/popen
 
 Half a minute on two cores: the pixel evidence was written when the preferences were mined. A tenth of the targets is
 held out; the head's pair accuracy on them is printed.
@@ -36,7 +37,7 @@ def main(args: HeadArguments) -> None:
     torch.manual_seed(args.seed)
     use_all_cores()
     _, seg, report = load_mined(args.preferences)
-    check_fingerprint(report["model"], model_fingerprint(args.model_name_or_path), args.preferences)
+    check_fingerprint(report["model"], model_fingerprint(args.model_name_or_path), "model", args.preferences)
     model, processor = load_model(args.model_name_or_path)
     evidence, ious = head_tensors(seg, model.config.scales)
     held_out = max(len(ious) // 10, 1)

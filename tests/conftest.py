@@ -15,6 +15,8 @@ from popen.lvlm.calibration import embedding_spread, truth_drafts
 from popen.lvlm.packing import supervised_batch
 from popen.lvlm.tiny import build_tiny
 
+STEPS = 300
+
 
 @pytest.fixture(scope="session")
 def samples():
@@ -33,24 +35,25 @@ def tiny(samples):
 
 @pytest.fixture(scope="session")
 def taught(tiny, samples):
-    """The tiny model after some 100 steps on the first two scenes: it has learnt their answers by heart, groups and all.
+    """The tiny model after some 100 steps on the first two scenes: it knows their answers by heart, groups and all.
 
     Its masks are rough, and of other scenes it speaks in the same words: what inference and mining need.
     """
     model, processor = copy.deepcopy(tiny[0]).train(), tiny[1]
     batch = supervised_batch(processor, samples[:2])
-    inputs = {name: value for name, value in batch.items() if name not in ("token_sequence", "sequence_row")}
+    extra = ("token_sequence", "sequence_row", "look_row", "look_predictor", "look_masks")  # quicker without looking
+    inputs = {name: value for name, value in batch.items() if name not in extra}
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, fused=True)
-    for _ in range(200):
+    for _ in range(STEPS):
         optimizer.zero_grad()
         output = model(**inputs)
         output.loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if output.ce_loss < 0.02:
+        if output.logps.min() > -0.3:  # every token has a probability of 3/4: greedy answers are the taught ones
             break
     else:
-        pytest.fail(f"200 steps did not teach two scenes, CE {output.ce_loss:.3f}")
+        pytest.fail(f"{STEPS} steps did not teach two scenes: CE {output.ce_loss:.3f}")
     model.eval()
     model.config.embedding_std = embedding_spread(truth_drafts(model, processor, samples[:2]))
     return model, processor

@@ -93,13 +93,16 @@ def test_segment_lists_its_targets(capsys, tmp_path, taught, samples):
         assert (np.asarray(drawn) != np.asarray(original.convert("RGB"))).any()
 
 
-def test_demo_passes_its_options_on(monkeypatch):
+@pytest.mark.parametrize("options", [(), ("--output_dir", "somewhere"), ("--seed=3",)])
+def test_demo_passes_its_options_on(monkeypatch, options):
     called = []
-    monkeypatch.setattr(subprocess, "call", lambda command, cwd: called.append(command) or 3)
-    assert main(["demo", "--out", "somewhere"]) == 3
-    assert called[0][0] == sys.executable and called[0][1:] == [
-        str(Path(cli.__file__).parent.parent / "recipes" / "demo.py"), "--out", "somewhere",
+    monkeypatch.setattr(subprocess, "call", lambda command, cwd: called.append((command, cwd)) or 3)
+    assert main(["demo", *options]) == 3
+    (command, cwd), root = called[0], Path(cli.__file__).parent.parent
+    assert command == [
+        sys.executable, str(root / "recipes" / "path.py"), "--config", "recipes/demo.yaml", *options,
     ]  # fmt: skip
+    assert (cwd / command[3]).is_file()
 
 
 def test_demo_without_a_checkout_says_so(monkeypatch, capsys, tmp_path):

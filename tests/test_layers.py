@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "medical": {"medical", "objectives", "data", "preference"},
     "training": {"training", "objectives", "data", "preference", "lvlm", "medical"},
 }
-ON_TOP = {"__init__", "__main__", "hub", "cli", "overlay"}
+ON_TOP = {"__init__", "__main__", "hub", "cli", "overlay", "recipe", "errors"}
 
 
 def name_of(file: Path) -> str:

@@ -10,10 +10,12 @@ from popen.lvlm.inference import Draft, decode_hypotheses, forced_drafts, genera
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import preference_branches, stack_rows
 from popen.lvlm.processing_popen import PopenProcessor
-from popen.preference.correcting import changed_tokens, correct_with_truth
+from popen.preference.correcting import CORRECT, changed_tokens, correct_with_truth
 from popen.preference.judging import iou_with_truth
 from popen.preference.mining import rank
 from popen.preference.sampling import NoiseRectangle
+
+TOO_LONG = "too_long"
 
 
 def text_rows(
@@ -24,7 +26,7 @@ def text_rows(
     batch_size: int,
     **sampling,
 ) -> tuple[list[dict], list[str]]:
-    """P_t rows of some samples, and for every question what became of it ("correct", "phrases", "rewritten")."""
+    """P_t rows of some samples, and what became of every question: a correction's kind, or why it was dropped."""
     asked = [(row, sample, q) for row, sample in enumerate(samples, first_row) for q in sample.questions]
     images, questions = [s.image for _, s, _ in asked], [q.question for _, _, q in asked]
     drafts = generate_drafts(model, processor, images, questions, batch_size=batch_size, **sampling)
@@ -32,10 +34,15 @@ def text_rows(
     for (row, _sample, question), draft in zip(asked, drafts, strict=True):
         own = draft.decoded
         correction = correct_with_truth(own.text, own.phrases, question.answer, question.phrases, SEG)
-        outcomes.append("correct" if correction is None else correction.kind)
         if correction is None:
+            outcomes.append(CORRECT)
             continue
         chosen, rejected = processor.answer_ids(correction.text), processor.answer_ids(own.text)
+        prompt = len(processor.prefix_ids) + len(processor.question_ids(question.question))
+        if prompt + max(len(chosen), len(rejected)) > processor.max_length:
+            outcomes.append(TOO_LONG)  # an answer that ran to the end of the context never closed
+            continue
+        outcomes.append(correction.kind)
         changed_chosen, changed_rejected = changed_tokens(chosen, rejected)
         rows.append(
             {

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from popen.data.safe_io import DataError
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.processing_popen import PopenProcessor
@@ -23,14 +25,21 @@ def load_model(name_or_path: str | Path, **kwargs) -> tuple[PopenForReasoningSeg
             raise DataError(f"{folder}: no .safetensors weights in it; copy them there or train the model first")
     elif str(name_or_path).startswith((".", "/")) or str(name_or_path).count("/") != 1:
         raise DataError(f"{name_or_path}: no such model folder, and it does not look like a Hub id (owner/name)")
-    model, report = PopenForReasoningSegmentation.from_pretrained(
-        str(name_or_path), use_safetensors=True, output_loading_info=True, **kwargs
-    )
-    wrong = {key: sorted(map(str, report[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    for key, names in wrong.items():
+    try:
+        model, report = PopenForReasoningSegmentation.from_pretrained(
+            str(name_or_path), use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+        processor = PopenProcessor.from_pretrained(name_or_path)
+    except DataError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{name_or_path}: cannot be loaded ({reason}); copy the whole model again") from error
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        names = sorted(map(str, report[key]))
         if names:
             raise DataError(
                 f"{name_or_path}: {len(names)} {key.replace('_', ' ')} in the weights, first {names[0]}; "
                 "the weights belong to another configuration"
             )
-    return model, PopenProcessor.from_pretrained(name_or_path)
+    return model, processor

@@ -16,8 +16,10 @@ from tqdm.auto import tqdm
 from popen.data.preference_schema import SEG_FEATURES, TEXT_FEATURES
 from popen.data.safe_io import DataError, read_json, storage_error, write_json
 from popen.data.schema import Sample
-from popen.lvlm.candidates import rectangle_candidates, seg_row, text_rows
+from popen.lvlm.candidates import TOO_LONG, rectangle_candidates, seg_row, text_rows
 from popen.lvlm.inference import embedding_hypotheses, forced_drafts
+from popen.preference.correcting import CORRECT
+from popen.preference.mining import TIE
 from popen.preference.reference import model_fingerprint
 from popen.preference.sampling import item_seed, noise_rectangle
 
@@ -164,7 +166,7 @@ def _merge(output: Path, shards: list[range], identity: dict) -> dict:
         except OSError as error:
             raise storage_error(error, target, "finished shards are intact, run again to go on") from error
         reasons = dict(sorted(counts[stream].items()))
-        dropped = reasons.get("correct" if stream == "text" else "tie", 0)
+        dropped = sum(reasons.get(reason, 0) for reason in (CORRECT, TOO_LONG, TIE))
         report[stream] = {"seen": sum(reasons.values()), "kept": sum(reasons.values()) - dropped, "reasons": reasons}
     shutil.rmtree(output / ".cache", ignore_errors=True)
     write_json(output / REPORT, report)

@@ -83,6 +83,10 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
 
+    def save_pretrained(self, save_directory, save_original_format: bool = False, **kwargs) -> None:
+        """As transformers does, but under the modules' own names: a Trainer resumes from these without renaming."""
+        super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
 
@@ -123,6 +127,7 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         valid: torch.Tensor | None = None,
         token_count: float | None = None,
         target_count: float | None = None,
+        look_count: float | None = None,
     ) -> PopenOutput:
         """Text and mask losses in one pass over packed rows (see `shared_prefix`).
 
@@ -135,7 +140,8 @@ class PopenForReasoningSegmentation(PreTrainedModel):
             target_masks: (T, side, side) in 0..1. look_row, look_predictor: (Q,) where each answer begins, and
             look_masks: (Q, side, side) all its targets in one, for the look-first loss.
             valid: (B, side, side) bool, canvas pixels that count.
-            token_count, target_count: what to divide by; the mean over ranks under DDP, by default this batch's.
+            token_count, target_count, look_count: what to divide by; this batch's own by default, under DDP the
+                mean over ranks.
         """
         pictures = self.encode_pictures(pixel_values)
         hidden = self.backbone.model(
@@ -164,7 +170,7 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         if self.look_head is not None and look_masks is not None:
             embeddings = self.look_head(hidden[look_row, look_predictor]).unflatten(1, (self.config.scales, -1))
             logits, _ = self.decode_masks(pictures.features, look_row, embeddings)
-            output.look_loss = self._look_loss(logits, look_masks, valid[look_row])
+            output.look_loss = self._look_loss(logits, look_masks, valid[look_row], look_count)
             output.loss = output.loss + self.config.look_weight * output.look_loss
         return output
 
@@ -188,13 +194,13 @@ class PopenForReasoningSegmentation(PreTrainedModel):
             + config.quality_weight * output.quality_loss
         )
 
-    def _look_loss(self, logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    def _look_loss(self, logits, masks, valid, count: float | None) -> torch.Tensor:
         logits = F.interpolate(logits[:, None].float(), masks.shape[-2:], mode="bilinear")[:, 0]
         config = self.config
         loss = config.bce_weight * bce_loss(logits, masks, valid) + config.dice_weight * dice_loss(
             logits, masks, valid
         )
-        return loss.sum() / max(len(masks), 1)
+        return loss.sum() / (count or max(len(masks), 1))
 
     @torch.no_grad()
     def segment(self, images, questions, processor, ensemble: int = 0, max_new_tokens: int = 96, batch_size: int = 32):

@@ -25,14 +25,14 @@ def model_fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def check_fingerprint(mined: str, model: str, where: str | Path) -> None:
-    """Refuses preferences whose reference is another model.
+def check_fingerprint(mined: str, given: str, what: str, where: str | Path) -> None:
+    """Refuses preferences that were mined from another model or data set; `what` is "model" or "data set".
 
     Raises:
         DataError: the fingerprints differ.
     """
-    if mined != model:
+    if mined != given:
         raise DataError(
-            f"{where}: mined from model {mined[:12]}, this one is {model[:12]}; "
-            "start from the model that was mined, or mine again from this one"
+            f"{where}: mined from {what} {mined[:12]}, this one is {given[:12]}; "
+            f"give the {what} that was mined, or mine again"
         )

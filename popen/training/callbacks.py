@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 
 from popen.data.safe_io import DataError, StorageError
@@ -41,9 +42,25 @@ class PartLossTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
-            logs = logs | {name: sum(values) / len(values) for name, values in self._parts.items()}
-            self._parts.clear()
+            logs = logs | self._mean_parts()
         super().log(logs, *args, **kwargs)
+
+    def _mean_parts(self) -> dict[str, float]:
+        """Means over steps and ranks; a rank may lack a part, so each brings its own sums and counts."""
+        own = {name: (sum(values), len(values)) for name, values in self._parts.items()}
+        self._parts.clear()
+        ranks = gather_object([own])
+        names = dict.fromkeys(name for rank in ranks for name in rank)
+        totals = {name: [rank.get(name, (0.0, 0)) for rank in ranks] for name in names}
+        return {name: sum(s for s, _ in found) / sum(c for _, c in found) for name, found in totals.items()}
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        """A resume that leaves weights out would go on from the start model in silence."""
+        lost = [*load_result.missing_keys, *load_result.unexpected_keys]
+        tied = set(self.model.all_tied_weights_keys or ())
+        lost = [name for name in lost if name not in tied]
+        if lost:
+            raise DataError(f"checkpoint: {len(lost)} weights do not fit the model, first {lost[0]}; start anew")
 
     def _save_checkpoint(self, *args, **kwargs):
         need = 4 * sum(p.numel() * p.element_size() for p in self.model.parameters())
@@ -88,7 +105,8 @@ def newest_checkpoint(output_dir: str | Path) -> str | None:
     Raises:
         DataError: there are checkpoints but none is whole.
     """
-    folders = sorted(Path(output_dir).glob("checkpoint-*"), key=lambda f: int(f.name.rpartition("-")[2]))
+    numbered = [f for f in Path(output_dir).glob("checkpoint-*") if f.name.rpartition("-")[2].isdigit()]
+    folders = sorted(numbered, key=lambda f: int(f.name.rpartition("-")[2]))
     whole = [f for f in folders if (f / "popen_processor.json").exists() and (f / "trainer_state.json").exists()]
     if folders and not whole:
         raise DataError(f"{output_dir}: no checkpoint in it is whole; delete {folders[-1].name} and start again")

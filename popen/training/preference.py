@@ -151,10 +151,11 @@ class PreferenceTrainer(PartLossTrainer):
 
     def _check_first_margin(self, margin: torch.Tensor, which: str) -> None:
         """Before the first update policy = reference, so every margin must be 0 up to rounding."""
-        if self.state.global_step > 0 or margin.numel() == 0 or not self.model.training:
+        if self.state.global_step > 0 or not self.model.training:
             return
         tolerance = 1e-2 if self.model.dtype == torch.float32 and not self.args.bf16 else 1.0
-        worst = float(margin.detach().abs().max())
+        own = margin.detach().abs().max() if margin.numel() else margin.new_zeros(())
+        worst = float(self.accelerator.gather(own).max())
         if worst > tolerance:
             raise ValueError(
                 f"the {which} margin is {worst:.3g} before the first step, it must be 0; "

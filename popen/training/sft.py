@@ -47,6 +47,7 @@ class SegmentationSFTTrainer(PartLossTrainer):
             **inputs,
             token_count=self.share_of(len(inputs["token_labels"])),
             target_count=self.share_of(len(inputs["target_row"])),
+            look_count=self.share_of(len(inputs["look_row"])),
         )
         self.check_finite(outputs.loss, "the loss")
         self.note(

@@ -65,7 +65,7 @@ def test_misses_and_false_alarms_each_get_a_slot():
 
 
 def test_silence_and_speech_without_a_target():
-    """Nothing said about nothing: 0/0. A mask of 6 where there is nothing: 0/6. Nothing said about a thing of 6: 0/6."""
+    """Silence about nothing: 0/0. A mask of 6 where there is nothing: 0/6. Silence about a thing of 6: 0/6."""
     none, some = strips(), strips((0, 6))
     assert pairs(match_counts(none, none, EVERYWHERE)) == [(0, 0)]
     assert pairs(match_counts(some, none, EVERYWHERE)) == [(0, 6)]

@@ -43,6 +43,23 @@ def test_the_best_threshold_is_found(decided):
     assert calibration.best_threshold(None, [sample], drafts) == (1.0, pytest.approx(96 / 120))
 
 
+def test_the_best_threshold_is_that_of_pixels_not_of_targets(monkeypatch, samples):
+    """Below 0.75 a large target is whole and a small one drowns, above it the other way round.
+
+    cIoU: (4608 + 16) / (4608 + 64) = 0.990 below, (4128 + 16) / (4608 + 16) = 0.896 above. The mean IoU would say
+    (1 + 0.25) / 2 = 0.625 below and (0.896 + 1) / 2 = 0.948 above.
+    """
+    truths, logits = np.zeros((2, 96, 96), bool), torch.full((2, 96, 96), -2.5)
+    truths[0, :, :48], truths[1, :4, :4] = True, True
+    logits[torch.from_numpy(truths)] = 2.5
+    logits[0, :, 43:48] = logits[1, 10:14, :12] = 0.75
+    question = replace(samples[0].questions[0], masks=tuple(map(rle.encode, truths)), phrases=("x", "y"))
+    sample = replace(samples[0], questions=(question,), ignore=empty_ignore(96, 96))
+    monkeypatch.setattr(calibration, "decode_drafts", lambda *_: [(logits, None)])
+    threshold, best = calibration.best_threshold(None, [sample], [draft(2)])
+    assert threshold < 0.75 and best == pytest.approx(4624 / 4672)
+
+
 def test_counts_are_integers_per_threshold_and_target(decided):
     sample, drafts = decided
     intersection, union = calibration.threshold_counts(None, [sample], drafts, torch.tensor([0.0, 1.0, 4.0]))

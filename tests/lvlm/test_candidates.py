@@ -102,10 +102,10 @@ def half(samples):
 
 @pytest.fixture
 def three(monkeypatch):
-    """Candidates on a grid of 48 × 48: the left half, everything, and three quarters of the left half; logits ±1."""
+    """Candidates on a grid of 48 × 48: everything at logit 2, the left half and three quarters of it at ±1."""
     logits = torch.full((1, 3, 48, 48), -1.0)
-    for k, columns in enumerate((24, 48, 18)):
-        logits[0, k, :, :columns] = 1.0
+    logits[0, 0] = 2.0
+    logits[0, 1, :, :24] = logits[0, 2, :, :18] = 1.0
     monkeypatch.setattr(candidates, "decode_hypotheses", lambda *_: logits)
     return torch.arange(3.0).view(1, 3, 1, 1).expand(1, 3, 2, 16)
 
@@ -120,17 +120,17 @@ def seg_row_of(model, sample, hypotheses, margin=0.02):
 
 
 def test_candidates_are_ranked_by_iou(tiny, half, three):
-    """IoU 1, 1/2 and 3/4: superior, inferior, medium. Sign is superior minus rejected, the reference is candidate 0."""
+    """IoU 1/2, 1 and 3/4: inferior, superior, medium. Signs: superior minus rejected; reference: the first."""
     mined, outcomes = seg_row_of(tiny[0], half, three)
     (found,) = mined["targets"]
     assert (mined["id"], mined["row"], outcomes) == (half.image_id, 7, ["kept"])
-    assert found["index"] == 0 and found["ious"] == [1.0, 0.5, 0.75]
-    assert (found["superior"], found["medium"], found["inferior"]) == (0, 2, 1)
+    assert found["index"] == 0 and found["ious"] == [0.5, 1.0, 0.75]
+    assert (found["superior"], found["medium"], found["inferior"]) == (1, 2, 0)
     assert found["embeddings"] == [0.0] * 32 + [1.0] * 32 + [2.0] * 32
     inferior, medium = found["regions"]
-    assert inferior["rejected"] == 1 and medium["rejected"] == 2
-    assert set(inferior["signs"]) == {-1} and set(inferior["ref_logits"]) == {-1.0}
-    assert set(medium["signs"]) == {1} and set(medium["ref_logits"]) == {1.0}
+    assert inferior["rejected"] == 0 and medium["rejected"] == 2
+    assert set(inferior["signs"]) == {-1} and set(inferior["ref_logits"]) == {2.0}
+    assert set(medium["signs"]) == {1} and set(medium["ref_logits"]) == {2.0}
     assert {p % 48 for p in inferior["pixels"]} == set(range(24, 48))
     assert {p % 48 for p in medium["pixels"]} == set(range(18, 24))
 
@@ -147,7 +147,7 @@ def test_ignored_pixels_are_no_region(tiny, half, three):
     ignore = np.zeros((56, 96), bool)
     ignore[:, 72:] = True
     mined, _ = seg_row_of(tiny[0], replace(half, ignore=rle.encode(ignore)), three)
-    assert mined["targets"][0]["ious"][1] == pytest.approx(48 / 72)
+    assert mined["targets"][0]["ious"][0] == pytest.approx(48 / 72)
     assert {p % 48 for p in mined["targets"][0]["regions"][0]["pixels"]} == set(range(24, 36))
 
 

@@ -56,7 +56,7 @@ def test_what_was_taught_is_answered(taught, samples):
 
 
 def test_a_long_question_does_not_cut_its_neighbours_answer(taught, samples):
-    """Alone the short question has room for its whole answer; the longest question of the batch has room for a group."""
+    """The short question alone has room for its whole answer, the long one beside it for no more than a group."""
     model, processor = taught
     short = samples[0].questions[0].question
     room = processor.max_length - len(processor.prefix_ids) - len(processor.seg_token_ids) - 2
@@ -96,8 +96,10 @@ def test_forced_drafts_equal_forward(tiny, samples):
     assert [d.decoded.text for d in drafts] == [answer for _, _, answer in rows]
     torch.testing.assert_close(torch.cat([d.embeddings for d in drafts]), output.embeddings, atol=1e-4, rtol=1e-4)
     decoded = decode_drafts(model, drafts, batch_targets=4)
-    torch.testing.assert_close(torch.cat([l for l, _ in decoded]), output.mask_logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(torch.cat([q for _, q in decoded]), output.predicted_iou, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.cat([logits for logits, _ in decoded]), output.mask_logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.cat([quality for _, quality in decoded]), output.predicted_iou, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_generated_states_equal_teacher_forced_states(taught, asked):

@@ -1,6 +1,7 @@
 """The model: its loss and gradients, its files, LoRA, and the counts that make DDP exact."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import popen.lvlm  # noqa: F401 (registers the Auto classes)
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import supervised_batch
-from popen.objectives.masks import bce_loss
+from popen.objectives.masks import bce_loss, dice_loss
 
 # what the supervised loss does not reach: CLIP's pooled output is not read, the preference head trains on P_s
 UNREACHED = ("backbone.model.vision_tower.post_layernorm.", "preference_head.")
@@ -38,13 +39,39 @@ def same(a, b):
 
 
 def test_loss_is_the_weighted_sum_of_its_parts(model, inputs):
-    model.config.ce_weight, model.config.bce_weight = 0.7, 3.0
-    model.config.dice_weight, model.config.quality_weight = 0.4, 0.2
+    weights = {"ce": 0.7, "bce": 3.0, "dice": 0.4, "quality": 0.2, "look": 0.6}
+    for name, weight in weights.items():
+        setattr(model.config, f"{name}_weight", weight)
     with torch.no_grad():
         output = model(**inputs)
-    parts = 0.7 * output.ce_loss + 3 * output.bce_loss + 0.4 * output.dice_loss + 0.2 * output.quality_loss
-    assert output.loss.isfinite() and min(output.ce_loss, output.bce_loss, output.dice_loss) > 0
-    torch.testing.assert_close(output.loss, parts)
+    parts = {name: getattr(output, f"{name}_loss") for name in weights}
+    assert output.loss.isfinite() and min(parts.values()) > 0
+    torch.testing.assert_close(output.loss, sum(weights[name] * parts[name] for name in weights))
+
+
+def test_the_look_loss_is_the_mask_loss_of_all_targets_in_one(model, inputs):
+    """One mask per question from the state that predicts its answer's first token; BCE and Dice as for targets."""
+    with torch.no_grad():
+        output = model(**inputs)
+        hidden = []
+        hook = model.backbone.model.register_forward_hook(lambda *arguments: hidden.append(arguments[2][0]))
+        model(**inputs)
+        hook.remove()
+        state = hidden[0][inputs["look_row"], inputs["look_predictor"]]
+        embeddings = model.look_head(state).unflatten(1, (2, 16))
+        logits, _ = model.decode_masks(output.features, inputs["look_row"], embeddings)
+    logits = torch.nn.functional.interpolate(logits[:, None], (96, 96), mode="bilinear")[:, 0]
+    arguments = logits, inputs["look_masks"], inputs["valid"][inputs["look_row"]]
+    config = model.config
+    expected = config.bce_weight * bce_loss(*arguments) + config.dice_weight * dice_loss(*arguments)
+    torch.testing.assert_close(output.look_loss, expected.mean())
+
+
+def test_a_model_that_does_not_look(tiny, inputs):
+    config = copy.deepcopy(tiny[0].config)
+    config.look_weight = 0.0
+    plain = PopenForReasoningSegmentation(config)
+    assert plain.look_head is None and plain(**inputs).look_loss is None
 
 
 def test_parts_are_means_over_tokens_and_targets(model, inputs):
@@ -71,11 +98,12 @@ def test_refinement_costs_where_masks_of_one_answer_overlap(model, inputs):
 
 
 def test_shapes_without_masks(model, inputs):
-    text = {k: v for k, v in inputs.items() if k not in ("target_masks", "valid", "target_group")}
+    masks = ("target_masks", "valid", "target_group", "look_row", "look_predictor", "look_masks")
+    text = {name: value for name, value in inputs.items() if name not in masks}
     with torch.no_grad():
         output = model(**text)
     tokens, targets = len(inputs["token_labels"]), len(inputs["target_row"])
-    assert output.bce_loss is None and output.loss == output.ce_loss
+    assert output.bce_loss is output.look_loss is None and output.loss == output.ce_loss
     assert output.logits.shape == (tokens, model.config.get_text_config().vocab_size)
     assert output.logps.shape == (tokens,) and output.embeddings.shape == (targets, 2, 16)
     assert output.mask_logits.shape == (targets, 48, 48) and output.predicted_iou.shape == (targets,)
@@ -133,26 +161,51 @@ def test_gradient_checkpointing_changes_nothing(model, inputs):
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
 
 
-def test_halves_with_the_mean_count_average_to_the_whole(model, tiny, samples, inputs):
-    """Two ranks with unequal batches, each divided by the mean count: the mean of their losses is the whole's.
-
-    ½ (Σ₁ / (N/2) + Σ₂ / (N/2)) = (Σ₁ + Σ₂) / N, for tokens and targets alike; gradients follow.
-    """
-    halves = [inputs_of(tiny[1], [s]) for s in samples[:2]]
-    counts = {
-        "token_count": sum(len(h["token_labels"]) for h in halves) / 2,
-        "target_count": sum(len(h["target_row"]) for h in halves) / 2,
-    }
-    assert len(halves[0]["token_labels"]) != len(halves[1]["token_labels"])
-    whole = model(**inputs)
-    parts = [model(**half, **counts) for half in halves]
-    for name in ("loss", "ce_loss", "bce_loss", "dice_loss", "quality_loss"):
-        mean = sum(getattr(part, name) for part in parts) / 2
-        torch.testing.assert_close(mean, getattr(whole, name), atol=1e-5, rtol=1e-5)
+def assert_halves_average_to_the_whole(model, whole, halves, counts, names):
+    outputs = [model(**half, **{name: count / 2 for name, count in counts.items()}) for half in halves]
+    output = model(**whole)
+    for name in names:
+        mean = sum(getattr(part, name) for part in outputs) / 2
+        torch.testing.assert_close(mean, getattr(output, name), atol=1e-5, rtol=1e-5)
     weight = model.codebook.fusion
-    (of_whole,) = torch.autograd.grad(whole.loss, weight)
-    (of_parts,) = torch.autograd.grad(sum(part.loss for part in parts) / 2, weight)
+    (of_whole,) = torch.autograd.grad(output.loss, weight)
+    (of_parts,) = torch.autograd.grad(sum(part.loss for part in outputs) / 2, weight)
     torch.testing.assert_close(of_parts, of_whole, atol=1e-6, rtol=1e-4)
+
+
+@pytest.fixture
+def halves(tiny, samples):
+    """Two ranks with unequal numbers of tokens, targets and questions."""
+    parts = [samples[0], replace(samples[1], questions=samples[1].questions[:4])]
+    inputs = [inputs_of(tiny[1], [part]) for part in parts]
+    for name in ("token_labels", "target_row", "look_row"):
+        assert len(inputs[0][name]) != len(inputs[1][name])
+    return inputs_of(tiny[1], parts), inputs
+
+
+def test_halves_with_the_mean_count_average_to_the_whole(model, halves):
+    """Two ranks, each divided by the mean count: the mean of their losses and gradients is the whole's.
+
+    ½ (Σ₁ / (N/2) + Σ₂ / (N/2)) = (Σ₁ + Σ₂) / N, for tokens and targets alike.
+    """
+    whole, *parts = (
+        {name: value for name, value in part.items() if not name.startswith("look_")}
+        for part in (halves[0], *halves[1])
+    )
+    counts = {"token_count": len(whole["token_labels"]), "target_count": len(whole["target_row"])}
+    names = ("loss", "ce_loss", "bce_loss", "dice_loss", "quality_loss")
+    assert_halves_average_to_the_whole(model, whole, parts, counts, names)
+
+
+def test_the_look_loss_of_halves_averages_to_the_whole(model, halves):
+    """As above for questions: one rank has six of them, the other four."""
+    whole, parts = halves
+    counts = {
+        "token_count": len(whole["token_labels"]),
+        "target_count": len(whole["target_row"]),
+        "look_count": len(whole["look_row"]),
+    }
+    assert_halves_average_to_the_whole(model, whole, parts, counts, ("loss", "look_loss"))
 
 
 def test_save_and_load_are_bit_equal(model, inputs, tmp_path):

@@ -39,6 +39,16 @@ def test_a_group_at_the_start_of_a_branch():
     assert row.target_predictor.tolist() == [[1, 3], [4, 5]] and row.target_sequence.tolist() == [1, 1]
 
 
+def test_beginnings_by_hand():
+    """The first tokens of the completions, 4 and 9, are predicted at columns 2 and 7."""
+    assert pack_row(TREE, [(1, 1), (2, 1)], SEGS).beginnings().tolist() == [2, 7]
+    assert pack_row(TREE, [(1, 0), (2, 0)], SEGS).beginnings().tolist() == [1, 1]
+
+
+def test_no_completions_have_no_beginnings():
+    assert pack_row(TREE, [], SEGS).beginnings().tolist() == []
+
+
 def test_without_targets_keeps_the_words():
     row = pack_row(TREE, [(1, 1), (2, 1)], SEGS).without_targets()
     assert row.labels.tolist() == [4, 7, 8, 5, 9, 5]
@@ -92,7 +102,7 @@ def test_too_long_answers_name_the_picture(tiny):
     ):
         question_branches(processor, [("Find it.", "Yes."), ("Find it.", long)], "scene-5")
     for answers in ((long, "Yes."), ("Yes.", long)):
-        with pytest.raises(DataError, match="scene-5: .* the context holds 256"):
+        with pytest.raises(DataError, match=r"scene-5: .* the context holds 256"):
             preference_branches(processor, "Find it.", *answers, "scene-5")
 
 
@@ -124,6 +134,11 @@ def test_supervised_batch(tiny, samples):
     assert batch["target_group"].tolist() == owner
     truth = np.concatenate([q.decoded_masks(96, 96) for q in questions])
     assert (batch["target_masks"].numpy() == truth).all()  # scale 1: nothing is resampled
+    together = np.stack([q.decoded_masks(96, 96).any(0) for q in questions])
+    assert (batch["look_masks"].numpy() == together).all() and not together.any((1, 2)).all()
+    assert torch.equal(batch["look_row"], batch["sequence_row"])
+    first = [int((batch["token_sequence"] == number).nonzero()[0]) for number in range(len(questions))]
+    assert torch.equal(batch["look_predictor"], batch["token_predictor"][first])
 
 
 def test_a_batch_without_targets_has_a_loss(tiny, samples):
@@ -134,7 +149,18 @@ def test_a_batch_without_targets_has_a_loss(tiny, samples):
     with torch.no_grad():
         output = model(**{k: v for k, v in batch.items() if k not in ("token_sequence", "sequence_row")})
     assert output.loss.isfinite() and output.ce_loss > 0
-    assert output.bce_loss == output.dice_loss == output.quality_loss == 0
+    assert output.bce_loss == output.dice_loss == output.quality_loss == 0 < output.look_loss  # nothing is to be seen
+
+
+def test_a_picture_without_questions(tiny, samples):
+    """The schema allows it; it adds nothing to the batch."""
+    model, processor = tiny
+    batch = supervised_batch(processor, [samples[0], replace(samples[1], questions=())])
+    alone = supervised_batch(processor, samples[:1])
+    assert len(batch["pixel_values"]) == 2 and torch.equal(batch["token_labels"], alone["token_labels"])
+    with torch.no_grad():
+        output = model(**{k: v for k, v in batch.items() if k not in ("token_sequence", "sequence_row")})
+    assert output.loss.isfinite()
 
 
 def test_padding_of_an_oblong_picture_is_not_valid(tiny, samples):

@@ -31,7 +31,8 @@ def test_no_weights(tmp_path, folder):
         model_fingerprint(tmp_path / folder)
 
 
-def test_another_model_is_refused():
-    check_fingerprint("a" * 64, "a" * 64, "runs/mined")
-    with pytest.raises(DataError, match="runs/mined: mined from model aaaaaaaaaaaa, this one is bbbbbbbbbbbb"):
-        check_fingerprint("a" * 64, "b" * 64, "runs/mined")
+@pytest.mark.parametrize("what", ["model", "data set"])
+def test_another_reference_is_refused(what):
+    check_fingerprint("a" * 64, "a" * 64, what, "runs/mined")
+    with pytest.raises(DataError, match=f"runs/mined: mined from {what} aaaaaaaaaaaa, this one is bbbbbbbbbbbb"):
+        check_fingerprint("a" * 64, "b" * 64, what, "runs/mined")

@@ -25,8 +25,8 @@ def test_rectangles_lie_inside_and_cover_the_asked_share(seed, area, extra, sigm
     rectangle = noise_rectangle(seed, area, area + extra, sigma)
     assert rectangle == noise_rectangle(seed, area, area + extra, sigma)
     assert area - 1e-9 <= rectangle.width * rectangle.height <= area + extra + 1e-9
-    assert 0 <= rectangle.left and rectangle.left + rectangle.width <= 1 + 1e-9
-    assert 0 <= rectangle.top and rectangle.top + rectangle.height <= 1 + 1e-9
+    assert rectangle.left >= 0 and rectangle.left + rectangle.width <= 1 + 1e-9
+    assert rectangle.top >= 0 and rectangle.top + rectangle.height <= 1 + 1e-9
     assert rectangle.sigma == sigma
 
 

@@ -1,0 +1,235 @@
+"""The recipes one after the other on a few scenes, as `make demo` strings them together."""
+
+import functools
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from eval import segmentation
+from popen.data.safe_io import DataError
+from popen.data.scene_questions import sample
+from popen.data.schema import write_dataset
+from popen.lvlm.loading import load_model
+from popen.lvlm.tiny import build_tiny
+
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
+QUIET = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "logging_steps": 1, "save_strategy": "no"}
+
+
+def recipe(name):
+    spec = importlib.util.spec_from_file_location(f"recipe_run_{name}", RECIPES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if hasattr(module, "use_all_cores"):
+        module.use_all_cores = lambda: None  # the other tests go on after this one
+    return module
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """The folder with everything that init, sft, calibrate, mine, preference and preference_head have written."""
+    root = tmp_path_factory.mktemp("chain")
+    data = str(root / "data")
+    for split, first, count in (("train", 0, 8), ("calibration", 900_000, 3), ("dev", 1_000_000, 3)):
+        write_dataset((sample(first + i) for i in range(count)), data, split)
+
+    init = recipe("init_tiny")
+    init.build_tiny = functools.partial(build_tiny, width=48, layers=1)
+    init.main(init.InitArguments(dataset=data, output_dir=str(root / "init")))
+
+    sft = recipe("sft")
+    training = sft.SFTArguments(
+        output_dir=str(root / "sft"), max_steps=30, per_device_train_batch_size=4, learning_rate=5e-3, **QUIET
+    )
+    sft.main(sft.ScriptArguments(model_name_or_path=str(root / "init"), dataset=data), training)
+
+    calibrate = recipe("calibrate")
+    calibrate.main(calibrate.CalibrationArguments(model_name_or_path=str(root / "sft"), dataset=data))
+
+    mine = recipe("mine")
+    settings = mine.MiningArguments(views="embedding", candidates=3, margin=0.001, embedding_noise=1.0, shard_rows=3)
+    script = mine.ScriptArguments(model_name_or_path=str(root / "sft"), dataset=data, output_dir=str(root / "mined"))
+    mine.main(script, settings)
+
+    preference = recipe("preference")
+    tuning = preference.PreferenceArguments(
+        output_dir=str(root / "popen"), max_steps=3, per_device_train_batch_size=2, **QUIET
+    )
+    preference.main(preference_script(preference, root), tuning)
+
+    head = recipe("preference_head")
+    head.main(head_arguments(head, root))
+    return root
+
+
+def preference_script(module, root, model="sft"):
+    return module.ScriptArguments(
+        model_name_or_path=str(root / model), preferences=str(root / "mined"), dataset=str(root / "data")
+    )
+
+
+def head_arguments(module, root, model="sft"):
+    return module.HeadArguments(
+        model_name_or_path=str(root / model), preferences=str(root / "mined"), output_dir=str(root / "final"),
+        steps=5, batch_size=8, margin=0.001,
+    )  # fmt: skip
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_every_recipe_leaves_a_whole_model(chain):
+    for name in ("init", "sft", "popen", "final"):
+        assert {"config.json", "model.safetensors", "popen_processor.json", "tokenizer.json"} <= {
+            file.name for file in (chain / name).iterdir()
+        }, name
+        load_model(chain / name)
+    for name in ("sft", "popen"):
+        assert (chain / name / "trainer_state.json").is_file()
+
+
+def test_each_step_trained_what_it_should(chain):
+    init, sft, popen, final = (weights(chain / name) for name in ("init", "sft", "popen", "final"))
+
+    def changed(before, after):
+        return {name for name in before if not torch.equal(before[name], after[name])}
+
+    assert any("mask_decoder" in name for name in changed(init, sft))
+    assert any("language_model" in name for name in changed(sft, popen))
+    assert changed(sft, final) and all(name.startswith("preference_head.") for name in changed(sft, final))
+
+
+def test_sft_lowered_the_loss(chain):
+    logs = json.loads((chain / "sft" / "trainer_state.json").read_text())["log_history"]
+    losses = [entry["loss"] for entry in logs if "loss" in entry]
+    assert len(losses) == 30 and losses[-1] < 0.7 * losses[0]
+
+
+def test_calibration_is_written_and_carried_on(chain):
+    assert json.loads((chain / "init" / "config.json").read_text())["embedding_std"] is None
+    for name in ("sft", "popen", "final"):
+        config = json.loads((chain / name / "config.json").read_text())
+        assert len(config["embedding_std"]) == 2 and all(spread > 0 for spread in config["embedding_std"])
+        assert -2 <= config["mask_threshold"] <= 2
+
+
+def test_mining_left_its_report(chain):
+    report = json.loads((chain / "mined" / "mining.json").read_text())
+    questions = [q for seed in range(8) for q in sample(seed).questions]
+    assert report["text"]["seen"] == len(questions)
+    assert report["seg"]["seen"] == sum(len(q.masks) for q in questions)
+    assert len(list((chain / "mined" / "shards").iterdir())) == 3
+    assert {"model", "data", "rows", "settings"} <= report.keys()
+
+
+def test_mining_again_changes_nothing(chain):
+    before = {file: file.read_bytes() for file in (chain / "mined").rglob("*.parquet")}
+    report = (chain / "mined" / "mining.json").read_bytes()
+    mine = recipe("mine")
+    settings = mine.MiningArguments(views="embedding", candidates=3, margin=0.001, embedding_noise=1.0, shard_rows=3)
+    script = mine.ScriptArguments(
+        model_name_or_path=str(chain / "sft"), dataset=str(chain / "data"), output_dir=str(chain / "mined")
+    )
+    mine.main(script, settings)
+    assert {file: file.read_bytes() for file in (chain / "mined").rglob("*.parquet")} == before
+    assert (chain / "mined" / "mining.json").read_bytes() == report
+
+
+def test_the_end_can_be_evaluated(chain, monkeypatch):
+    out = chain / "eval"
+    argv = ["eval.segmentation", "--model", str(chain / "final"), "--data", str(chain / "data"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", [*argv, "--ensemble", "2", "--controls", "--max-new-tokens", "40"])
+    segmentation.main()
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["arms"]) == ["single", "ensemble", "uniform", "flip"] and summary["pictures"] == 3
+
+
+# ---- what does not belong together
+
+
+def refused(call):
+    with pytest.raises(DataError) as refusal:
+        call()
+    message = str(refusal.value)
+    assert "\n" not in message
+    return message
+
+
+def test_preferences_of_another_model_are_refused(chain):
+    preference, head = recipe("preference"), recipe("preference_head")
+    tuning = preference.PreferenceArguments(output_dir=str(chain / "never"), max_steps=1, **QUIET)
+    message = refused(lambda: preference.main(preference_script(preference, chain, "popen"), tuning))
+    assert str(chain / "mined") in message and "model" in message
+    assert str(chain / "mined") in refused(lambda: head.main(head_arguments(head, chain, "popen")))
+    assert not (chain / "never" / "model.safetensors").exists()
+
+
+def test_preferences_of_other_data_are_refused_and_the_data_is_blamed(chain):
+    preference = recipe("preference")
+    tuning = preference.PreferenceArguments(output_dir=str(chain / "never"), max_steps=1, **QUIET)
+    script = preference_script(preference, chain)
+    script.split = "dev"
+    message = refused(lambda: preference.main(script, tuning))
+    assert str(chain / "mined") in message and "data" in message.replace(str(chain), "")
+
+
+def test_an_unfinished_mining_is_refused(chain, tmp_path):
+    preference = recipe("preference")
+    script = preference_script(preference, chain)
+    script.preferences = str(tmp_path)
+    tuning = preference.PreferenceArguments(output_dir=str(tmp_path / "out"), max_steps=1, **QUIET)
+    assert "mining.json" in refused(lambda: preference.main(script, tuning))
+
+
+def test_mining_into_the_folder_of_another_run_is_refused(chain):
+    mine = recipe("mine")
+    script = mine.ScriptArguments(
+        model_name_or_path=str(chain / "sft"), dataset=str(chain / "data"), output_dir=str(chain / "mined")
+    )
+    message = refused(lambda: mine.main(script, mine.MiningArguments(views="embedding", candidates=5)))
+    assert str(chain / "mined") in message and "settings" in message
+
+
+def test_a_split_that_is_not_there_is_refused(chain):
+    calibrate = recipe("calibrate")
+    arguments = calibrate.CalibrationArguments(
+        model_name_or_path=str(chain / "sft"), dataset=str(chain / "data"), split="nowhere"
+    )
+    message = refused(lambda: calibrate.main(arguments))
+    assert "nowhere" in message and "dev" in message
+
+
+# ---- how a recipe ends
+
+
+def start(monkeypatch, name, *options):
+    module = recipe(name)
+    monkeypatch.setattr(sys, "argv", [f"recipes/{name}.py", *map(str, options)])
+    module.run(module.main, module.CalibrationArguments)
+
+
+def test_an_error_is_one_line_and_code_one(monkeypatch, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        start(monkeypatch, "calibrate", "--model_name_or_path", tmp_path / "none", "--dataset", tmp_path)
+    err = capsys.readouterr().err
+    assert stop.value.code == 1 and len(err.splitlines()) == 1
+    assert err.startswith("calibrate.py: ") and str(tmp_path / "none") in err
+
+
+def test_an_unknown_option_is_one_line(monkeypatch, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        start(monkeypatch, "calibrate", "--model_name_or_path", "m", "--dataset", "d", "--splitt", "dev")
+    err = capsys.readouterr().err
+    assert stop.value.code == 1 and len(err.splitlines()) == 1 and "splitt" in err
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("POPEN_TRACEBACK", "1")
+    with pytest.raises(DataError):
+        start(monkeypatch, "calibrate", "--model_name_or_path", tmp_path / "none", "--dataset", tmp_path)
