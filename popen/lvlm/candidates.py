@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from popen.data.schema import SEG, Sample
 from popen.lvlm.canvas import Canvas
@@ -122,6 +123,7 @@ def seg_row(
     evidence = model.preference_head.evidence(candidates_TKLD, logits - threshold, maps[-1])
     valid = torch.from_numpy(~sample.decoded_ignore())
     truths = np.concatenate([question.decoded_masks(*valid.shape) for question in sample.questions])
+    counts = F.adaptive_avg_pool2d(canvas.valid(~valid.numpy())[None].float(), logits.shape[-2:])[0] > 0.5
     outcomes = []
     for index, truth in enumerate(torch.from_numpy(truths)):
         masks = canvas.restore(logits[index]).cpu() > threshold
@@ -140,15 +142,18 @@ def seg_row(
                 "inferior": ranking.inferior,
                 "embeddings": candidates_TKLD[index].flatten().float().tolist(),
                 "evidence": evidence[index].flatten().float().tolist(),
-                "regions": [_region(logits[index], ranking.superior, rejected, threshold) for rejected in losers],
+                "regions": [
+                    _region(logits[index], counts, ranking.superior, rejected, threshold) for rejected in losers
+                ],
             }
         )
     return mined, outcomes
 
 
-def _region(logits_Khw: torch.Tensor, superior: int, rejected: int, threshold: float) -> dict:
+def _region(logits_Khw: torch.Tensor, counts_hw: torch.Tensor, superior: int, rejected: int, threshold: float) -> dict:
     """Where two candidates' masks differ on the decoder's grid, and the reference's logits there."""
     sign = (logits_Khw[superior] > threshold).float() - (logits_Khw[rejected] > threshold).float()
+    sign = sign * counts_hw.to(sign)  # neither padding nor ignored pixels have a right answer
     pixels = sign.flatten().nonzero()[:, 0]
     return {
         "rejected": rejected,

@@ -53,6 +53,8 @@ class Canvas:
 
     def restore(self, logits_Thw: torch.Tensor) -> torch.Tensor:
         """Mask logits on the canvas at any resolution to the picture's own pixels, (T, height, width)."""
+        if len(logits_Thw) == 0:
+            return logits_Thw.new_zeros(0, self.height, self.width)
         canvas = F.interpolate(logits_Thw[None].float(), (self.side, self.side), mode="bilinear")[0]
         crop = canvas[:, : self.scaled_height, : self.scaled_width]
         if crop.shape[1:] == (self.height, self.width):

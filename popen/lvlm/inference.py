@@ -1,5 +1,6 @@
 """From pictures and questions to answers: one batched, KV-cached generation, then light mask decodes."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,18 +60,20 @@ def generate_drafts(
     """Free generation: answers in the model's own words, greedy unless `sampling` says otherwise."""
     _check_lengths(images, questions)
     ids = [processor.question_ids(q, f"question {i}") for i, q in enumerate(questions)]
-    drafts: list[Draft] = []
-    for start in range(0, len(questions), batch_size):
-        window = slice(start, start + batch_size)
-        pictures, canvases, row_picture = _encode_unique(model, processor, images[window], start)
-        batch = [processor.prefix_ids + i for i in ids[window]]
-        generated, states = _generate(model, processor, batch, pictures, row_picture, max_new_tokens, sampling)
+    drafts: list[Draft | None] = [None] * len(questions)
+    # An answer may be as long as its own question leaves room for, whatever the neighbours ask.
+    room = [min(max_new_tokens, processor.max_length - len(processor.prefix_ids) - len(i)) for i in ids]
+    order = sorted(range(len(questions)), key=lambda i: -room[i])
+    for window in _windows(order, room, batch_size):
+        pictures, canvases, row_picture = _encode_unique(model, processor, [images[i] for i in window], window)
+        batch = [processor.prefix_ids + ids[i] for i in window]
+        generated, states = _generate(model, processor, batch, pictures, row_picture, room[window[0]], sampling)
         for row, picture in enumerate(row_picture):
             decoded = processor.decode_answer(generated[row].tolist())
             at = torch.tensor(decoded.groups, dtype=torch.long).reshape(-1, len(processor.seg_token_ids))
             embeddings = model.codebook(states[row][at.to(states.device)])
             features = tuple(level[picture] for level in pictures.features)
-            drafts.append(Draft(decoded, embeddings, features, canvases[picture]))
+            drafts[window[row]] = Draft(decoded, embeddings, features, canvases[picture])
     return drafts
 
 
@@ -92,16 +95,10 @@ def forced_drafts(
     groups = list(order.values())
     for start in range(0, len(groups), batch_size):
         batch = groups[start : start + batch_size]
-        pictures, canvases, _ = _encode_unique(model, processor, [images[group[0]] for group in batch], start)
+        pictures, canvases, _ = _encode_unique(model, processor, [images[g[0]] for g in batch], [g[0] for g in batch])
         rows = [question_branches(processor, [(questions[i], answers[i]) for i in g], f"row {g[0]}") for g in batch]
         inputs = {k: v.to(model.device) for k, v in stack_rows(rows, processor.tokenizer.pad_token_id).items()}
-        hidden = model.backbone.model(
-            input_ids=inputs["input_ids"],
-            position_ids=inputs["position_ids"],
-            attention_mask=inputs["attention_mask"],
-            mm_encoder_outputs={"image": ModelOutput(pooler_output=pictures.language)},
-            use_cache=False,
-        ).last_hidden_state
+        hidden = model.read(inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], pictures)
         embeddings = model.codebook(hidden[inputs["target_row"][:, None], inputs["target_predictor"]])
         flat = [index for group in batch for index in group]
         for number, index in enumerate(flat):
@@ -220,14 +217,21 @@ def _check_lengths(images, questions) -> None:
         raise ValueError(f"{len(images)} images and {len(questions)} questions; give one image per question")
 
 
-def _encode_unique(model, processor, images, first: int) -> tuple[EncodedPictures, list[Canvas], list[int]]:
+def _windows(order: list[int], room: list[int], batch_size: int):
+    """Runs of at most `batch_size` questions with equal room."""
+    for _, run in itertools.groupby(order, key=lambda i: room[i]):
+        run = list(run)
+        yield from (run[start : start + batch_size] for start in range(0, len(run), batch_size))
+
+
+def _encode_unique(model, processor, images, numbers: list[int]) -> tuple[EncodedPictures, list[Canvas], list[int]]:
     """Encodes each distinct picture object once; returns it with its canvas and, per row, the picture's index."""
     index: dict[int, int] = {}
     squares, canvases, rows = [], [], []
-    for number, image in enumerate(images):
+    for number, image in zip(numbers, images, strict=True):
         if id(image) not in index:
             index[id(image)] = len(squares)
-            square, canvas = processor.place(image, f"image {first + number}")
+            square, canvas = processor.place(image, f"image {number}")
             squares.append(square)
             canvases.append(canvas)
         rows.append(index[id(image)])
@@ -244,12 +248,11 @@ def _generate(model, processor, batch, pictures, row_picture, max_new_tokens, sa
     # The head's input at each step is the state that predicts the next token: all that the codebook needs.
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: states.append(inputs[0][:, -1]))
     try:
-        room = processor.max_length - width
         output = model.backbone.generate(
             input_ids=ids,
             attention_mask=mask,
             mm_encoder_outputs={"image": ModelOutput(pooler_output=[pictures.language[i] for i in row_picture])},
-            max_new_tokens=min(max_new_tokens, room),
+            max_new_tokens=max_new_tokens,
             pad_token_id=pad,
             eos_token_id=processor.tokenizer.eos_token_id,
             **({"do_sample": False} | sampling),

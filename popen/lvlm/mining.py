@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 import datasets
+import pyarrow
 import torch
+from pyarrow import parquet
 from tqdm.auto import tqdm
 
 from popen.data.preference_schema import SEG_FEATURES, TEXT_FEATURES
@@ -58,6 +60,8 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
         DataError: `output_dir` holds shards of another model, data set or setting.
         StorageError: the disk refused; finished shards stay readable.
     """
+    if not selection:
+        raise DataError(f"rows {selection.start} to {selection.stop}: nothing to mine, the split has {len(rows)} rows")
     output = Path(output_dir)
     identity = {
         "model": model_fingerprint(model_name),
@@ -96,6 +100,8 @@ def _mine_targets(model, processor, samples, first_row: int, args: MiningArgumen
     seg, seg_outcomes = [], []
     for row, sample in enumerate(samples, first_row):
         own = [next(drafts) for _ in sample.questions]
+        if not own:
+            continue
         seeds = [item_seed(args.seed, sample.image_id, k) for k in range(args.candidates)]
         if args.views == "rectangle":
             rectangles = [noise_rectangle(seed, args.min_area, args.max_area, args.sigma) for seed in seeds]
@@ -152,15 +158,15 @@ def _merge(output: Path, shards: list[range], identity: dict) -> dict:
             counts[stream].update(found)
     report = dict(identity)
     for stream, features in (("text", TEXT_FEATURES), ("seg", SEG_FEATURES)):
-        parts = [datasets.Dataset.from_parquet(str(f / f"{stream}.parquet"), features=features, keep_in_memory=True,
-                 cache_dir=str(output / ".cache")) for f in folders]  # fmt: skip
-        merged = datasets.concatenate_datasets(parts)
+        # not Dataset.from_parquet: it refuses a shard without rows
+        tables = [parquet.read_table(folder / f"{stream}.parquet") for folder in folders]
+        merged = datasets.Dataset(pyarrow.concat_tables(tables)).cast(features)
         digest = hashlib.sha256(json.dumps(merged["id"][:]).encode()).hexdigest()
         merged = datasets.Dataset(merged.data, info=merged.info, fingerprint=digest[:16])
         target, work = output / stream, output / f".{stream}.tmp"
         shutil.rmtree(work, ignore_errors=True)
         try:
-            merged.save_to_disk(work)
+            merged.save_to_disk(work, num_shards=1)  # a set without rows, too, can be loaded
             shutil.rmtree(target, ignore_errors=True)
             os.rename(work, target)
         except OSError as error:
@@ -168,7 +174,6 @@ def _merge(output: Path, shards: list[range], identity: dict) -> dict:
         reasons = dict(sorted(counts[stream].items()))
         dropped = sum(reasons.get(reason, 0) for reason in (CORRECT, TOO_LONG, TIE))
         report[stream] = {"seen": sum(reasons.values()), "kept": sum(reasons.values()) - dropped, "reasons": reasons}
-    shutil.rmtree(output / ".cache", ignore_errors=True)
     write_json(output / REPORT, report)
     return report
 

@@ -108,6 +108,19 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         """Mask logits (T, h, w) and predicted IoU (T,); `picture_T` says which picture each target is in."""
         return self.mask_decoder(features, picture_T, embeddings_TLD)
 
+    def read(self, input_ids, position_ids, attention_mask, pictures: EncodedPictures) -> torch.Tensor:
+        """Hidden states (B, S, H) of packed rows; the mask is (B, 1, S, S) bool."""
+        if self.config._attn_implementation == "eager":  # it adds the mask to the logits, where True would be 1
+            blocked = torch.finfo(self.dtype).min
+            attention_mask = torch.zeros_like(attention_mask, dtype=self.dtype).masked_fill(~attention_mask, blocked)
+        return self.backbone.model(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=attention_mask,
+            mm_encoder_outputs={"image": ModelOutput(pooler_output=pictures.language)},
+            use_cache=False,
+        ).last_hidden_state
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -144,13 +157,7 @@ class PopenForReasoningSegmentation(PreTrainedModel):
                 mean over ranks.
         """
         pictures = self.encode_pictures(pixel_values)
-        hidden = self.backbone.model(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            attention_mask=attention_mask,
-            mm_encoder_outputs={"image": ModelOutput(pooler_output=pictures.language)},
-            use_cache=False,
-        ).last_hidden_state
+        hidden = self.read(input_ids, position_ids, attention_mask, pictures)
         logits = self.get_output_embeddings()(hidden[token_row, token_predictor])
         logps = per_token_logps(logits, token_labels)
         embeddings = self.codebook(hidden[target_row[:, None], target_predictor])

@@ -28,8 +28,7 @@ class PackedRow:
 
     def beginnings(self) -> torch.Tensor:
         """The column that predicts each completion's first token: the end of its question."""
-        first = torch.cat([torch.ones(1, dtype=torch.bool), self.sequence[1:] != self.sequence[:-1]])
-        return self.predictor[first]
+        return self.predictor[self.sequence.diff(prepend=self.sequence.new_tensor([-1])) != 0]
 
     def without_targets(self) -> "PackedRow":
         """The same row for text only: no mask is decoded for it."""
@@ -112,7 +111,7 @@ def question_branches(processor: PopenProcessor, pairs: list[tuple[str, str]], n
     branches, completions = [Branch(-1, processor.prefix_ids)], []
     for number, (question, answer) in enumerate(pairs):
         question_ids = processor.question_ids(question, f"{name}, question {number}")
-        answer_ids = processor.answer_ids(answer)
+        answer_ids = processor.answer_ids(answer, f"{name}, question {number}")
         _check_length(processor, len(question_ids) + len(answer_ids), f"{name}, question {number}")
         branches.append(Branch(0, question_ids + answer_ids))
         completions.append((len(branches) - 1, len(question_ids)))
@@ -122,7 +121,7 @@ def question_branches(processor: PopenProcessor, pairs: list[tuple[str, str]], n
 def preference_branches(processor: PopenProcessor, question: str, chosen: str, rejected: str, name: str) -> PackedRow:
     """A preference pair on one prefix: `[picture question | chosen | rejected]`; completion 0 is the chosen one."""
     prompt = processor.prefix_ids + processor.question_ids(question, name)
-    answers = processor.answer_ids(chosen), processor.answer_ids(rejected)
+    answers = processor.answer_ids(chosen, name), processor.answer_ids(rejected, name)
     _check_length(processor, len(prompt) - len(processor.prefix_ids) + max(map(len, answers)), name)
     branches = [Branch(-1, prompt), *(Branch(0, ids) for ids in answers)]
     return pack_row(branches, [(1, 0), (2, 0)], processor.seg_token_ids)
@@ -148,10 +147,10 @@ def supervised_batch(processor: PopenProcessor, samples: list[Sample]) -> dict[s
     batch = stack_rows(rows, processor.tokenizer.pad_token_id)
     return batch | {
         "pixel_values": processor.pixel_values(squares),
-        "target_masks": torch.cat(masks),
+        "target_masks": torch.cat(masks) if masks else torch.zeros(0, processor.image_size, processor.image_size),
         "look_row": batch["sequence_row"],
         "look_predictor": torch.cat([row.beginnings() for row in rows]),
-        "look_masks": torch.stack(look),
+        "look_masks": torch.stack(look) if look else torch.zeros(0, processor.image_size, processor.image_size),
         "valid": torch.stack(valid),
     }
 

@@ -41,13 +41,13 @@ class PixelEncoder(nn.Module):
         if config.pixel_config is None:
             self.backbone = None
             self.layers = tuple(config.pixel_layers)
-            channels = [config.backbone_config.vision_config.hidden_size] * config.scales
-            doublings = list(range(config.scales))
+            channels = [config.backbone_config.vision_config.hidden_size] * len(self.layers)
+            doublings = list(range(len(self.layers)))
         else:
             self.backbone = AutoBackbone.from_config(config.pixel_config)
             channels = list(reversed(self.backbone.channels))
             doublings = [0] * config.scales
-        if len(channels) != config.scales or max(doublings) > 1:
+        if len(channels) != config.scales or max(doublings, default=0) > 1:
             raise ValueError(
                 f"scales={config.scales} does not fit the pixel encoder's {len(channels)} feature maps; "
                 "set scales to their number, or out_features of pixel_config"

@@ -50,6 +50,8 @@ class PopenProcessor(PushToHubMixin):
         self.seg_token_ids = tuple(self.tokenizer.convert_tokens_to_ids(list(self.seg_tokens)))
         if None in self.seg_token_ids or self.tokenizer.unk_token_id in self.seg_token_ids:
             raise ValueError(f"the tokenizer lacks {', '.join(self.seg_tokens)}; add_tokens them and resize the model")
+        special = set(self.tokenizer.all_special_tokens) | {backbone.image_token, *self.seg_tokens}
+        self._control_tokens = tuple(sorted(special))
         template = backbone.apply_chat_template(
             [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "\0"}]}],
             add_generation_prompt=True,
@@ -83,7 +85,7 @@ class PopenProcessor(PushToHubMixin):
         """
         if not question.strip():
             raise DataError(f"{name}: the question is empty; ask for something in the picture")
-        if SEG in question or self.backbone.image_token in question or any(t in question for t in self.seg_tokens):
+        if SEG in question or any(token in question for token in self._control_tokens):
             raise DataError(f"{name}: the question holds a control token ({question[:60]!r}); take it out")
         ids = self._tokens(self._before_question + question.strip() + self._after_question)
         room = self.max_length - len(self.prefix_ids) - len(self.seg_token_ids) - 2
@@ -93,8 +95,14 @@ class PopenProcessor(PushToHubMixin):
             )
         return ids
 
-    def answer_ids(self, answer: str) -> tuple[int, ...]:
-        """Tokens of an answer, each `<seg>` written out as one target's `[SEG…]` tokens, ending with EOS."""
+    def answer_ids(self, answer: str, name: str = "answer") -> tuple[int, ...]:
+        """Tokens of an answer, each `<seg>` written out as one target's `[SEG…]` tokens, ending with EOS.
+
+        Raises:
+            DataError: the answer holds another control token.
+        """
+        if any(token in answer for token in self._control_tokens):
+            raise DataError(f"{name}: the answer holds a control token ({answer[:60]!r}); take it out")
         return (*self._tokens(answer.replace(SEG, "".join(self.seg_tokens))), self.tokenizer.eos_token_id)
 
     def decode_answer(self, ids: list[int] | tuple[int, ...]) -> DecodedAnswer:
@@ -105,7 +113,7 @@ class PopenProcessor(PushToHubMixin):
         size = len(self.seg_token_ids)
         while column < len(ids):
             if tuple(ids[column : column + size]) == self.seg_token_ids:
-                pieces.append(self.tokenizer.decode(words, skip_special_tokens=True))
+                pieces.append(self._words(words))
                 groups.append(tuple(range(column, column + size)))
                 words, column = [], column + size
             elif ids[column] in self.seg_token_ids:
@@ -116,9 +124,18 @@ class PopenProcessor(PushToHubMixin):
             else:
                 words.append(ids[column])
                 column += 1
-        tail = self.tokenizer.decode(words, skip_special_tokens=True)
+        tail = self._words(words)
         text = "".join(piece + SEG for piece in pieces) + tail
         return DecodedAnswer(text.strip(), tuple(phrase_before(p) for p in pieces), tuple(groups), incomplete)
+
+    def _words(self, ids: list[int]) -> str:
+        """Words without control tokens, also those that the model spelled letter by letter."""
+        text, before = self.tokenizer.decode(ids, skip_special_tokens=True), None
+        while text != before:
+            before = text
+            for token in (SEG, *self._control_tokens):
+                text = text.replace(token, "")
+        return text
 
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -141,9 +158,12 @@ class PopenProcessor(PushToHubMixin):
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **kwargs) -> "PopenProcessor":
         """Reads a folder or a Hub id that `save_pretrained` wrote; DataError when it is not a popen model."""
-        settings_file = cached_file(
-            str(name_or_path), SETTINGS_FILE, _raise_exceptions_for_missing_entries=False, **kwargs
-        )
+        try:
+            settings_file = cached_file(
+                str(name_or_path), SETTINGS_FILE, _raise_exceptions_for_missing_entries=False, **kwargs
+            )
+        except OSError as error:
+            raise DataError(f"{name_or_path}: no such model folder, nor one on the Hub within reach") from error
         if settings_file is None:
             raise DataError(f"{name_or_path}: no {SETTINGS_FILE} in it; this is not a popen model folder")
         return cls(AutoProcessor.from_pretrained(str(name_or_path), **kwargs), **read_json(settings_file))

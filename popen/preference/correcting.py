@@ -37,17 +37,19 @@ def correct_with_truth(
     spare = list((Counter(true_phrases) - Counter(phrases)).elements())
     spare.sort(key=true_phrases.index)
     keep = Counter(true_phrases)
-    pieces = answer.split(seg)
+    pieces, said = answer.split(seg), []
     for i, phrase in enumerate(phrases):
         if keep[phrase] > 0:
             keep[phrase] -= 1
+            said.append(phrase)
         elif phrase and spare and pieces[i].rstrip().endswith(phrase):
             head = pieces[i].rstrip()
-            pieces[i] = head[: len(head) - len(phrase)] + spare.pop(0) + pieces[i][len(head) :]
+            said.append(spare.pop(0))
+            pieces[i] = head[: len(head) - len(phrase)] + said[-1] + pieces[i][len(head) :]
         else:
             return Correction(truth, REWRITTEN)
     corrected = seg.join(pieces)
-    if _frame(corrected, true_phrases, seg) != _frame(truth, true_phrases, seg) or corrected == answer:
+    if _frame(corrected, tuple(said), seg) != _frame(truth, true_phrases, seg) or corrected == answer:
         return Correction(truth, REWRITTEN)
     return Correction(corrected, PHRASES)
 

@@ -26,7 +26,7 @@ def noisy_embeddings(embedding_TLD: torch.Tensor, noise_std: torch.Tensor, count
 def preference_attention(embeddings_TKLD: torch.Tensor, scores_TK: torch.Tensor, sharpness: float) -> torch.Tensor:
     """Attention weights of K hypotheses, (T, K), from embedding similarity and preference score.
 
-    α_k = softmax_k(q·e_k / √d + λ s_k) with q the embedding of the hypothesis preferred most; W = I
+    α_k = softmax_k(cos(q, e_k) + λ s_k) with q the embedding of the hypothesis preferred most
     (POPEN, section on the ensemble; the equation is our reconstruction).
 
     Args:
@@ -84,5 +84,5 @@ def mask_evidence(logits_TKHW: torch.Tensor, features_TDHW: torch.Tensor) -> tor
     confidence = (soft * hard).flatten(2).sum(-1) / inside
     strength = (logits.abs() * hard).flatten(2).sum(-1) / inside
     uncertain = (logits.abs() < 1).float().flatten(2).mean(-1)
-    scalars = [confidence, strength / 10, area / hard[0, 0].numel(), agreement(logits_TKHW > 0), uncertain]
+    scalars = [confidence, strength / 10, area / hard.shape[-2:].numel(), agreement(logits_TKHW > 0), uncertain]
     return torch.cat([pooled(soft * hard), pooled(band), torch.stack(scalars, -1)], -1)

@@ -45,7 +45,7 @@ def noise_rectangle(seed: int, min_area: float, max_area: float, sigma: float) -
         raise ValueError(f"noise rectangle: area {min_area}..{max_area} must lie in (0, 1), sigma {sigma} above 0")
     rng = np.random.default_rng(seed)
     area = rng.uniform(min_area, max_area)
-    ratio = np.exp(rng.uniform(-0.7, 0.7))
+    ratio = np.clip(np.exp(rng.uniform(-0.7, 0.7)), area, 1 / area)  # a large rectangle cannot be narrow
     width, height = min((area * ratio) ** 0.5, 1.0), min((area / ratio) ** 0.5, 1.0)
     left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
     return NoiseRectangle(float(left), float(top), float(width), float(height), sigma, int(rng.integers(2**62)))
