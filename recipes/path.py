@@ -3,7 +3,7 @@
     python recipes/path.py --config recipes/demo.yaml          # what `make demo` runs
     python recipes/path.py --config recipes/path_coco.yaml --panoptic COCO_PANOPTIC_DIR
 
-Each step is printed before it runs, and one that is done is not done again. The end is `report.json` and `report.html`.
+Each step is printed before it runs, and one that is done is not done again. The end is `report.json` and a page.
 """
 
 import json
