@@ -2,19 +2,18 @@
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from popen.data.schema import SEG, Sample
 from popen.lvlm.canvas import Canvas
-from popen.lvlm.inference import Draft, decode_hypotheses, forced_drafts, generate_drafts
+from popen.lvlm.hypotheses import decode_hypotheses
+from popen.lvlm.inference import generate_drafts
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import preference_branches, stack_rows
 from popen.lvlm.processing_popen import PopenProcessor
 from popen.preference.correcting import CORRECT, changed_tokens, correct_with_truth
 from popen.preference.judging import iou_with_truth
 from popen.preference.mining import rank
-from popen.preference.sampling import NoiseRectangle
 
 TOO_LONG = "too_long"
 
@@ -77,26 +76,6 @@ def _with_reference(model, processor, rows, samples, first_row, batch_size) -> l
             row["ref_chosen_logps"] = logps[inputs["token_sequence"] == 2 * number].tolist()
             row["ref_rejected_logps"] = logps[inputs["token_sequence"] == 2 * number + 1].tolist()
     return rows
-
-
-def rectangle_candidates(
-    model, processor, sample: Sample, clean: list[Draft], rectangles: list[NoiseRectangle]
-) -> list[torch.Tensor]:
-    """Per question, the clean embedding and one from each noise-rectangle view, (T, K+1, L, D).
-
-    The truth is teacher-forced on every view, so target j is target j in all of them.
-    """
-    pixels = np.asarray(sample.image)
-    views = [Image.fromarray(rectangle.apply(pixels)) for rectangle in rectangles]
-    images = [view for view in views for _ in sample.questions]
-    questions = [q.question for _ in views for q in sample.questions]
-    answers = [q.answer for _ in views for q in sample.questions]
-    drafts = forced_drafts(model, processor, images, questions, answers, batch_size=len(views))
-    asked = len(sample.questions)
-    return [
-        torch.stack([clean[i].embeddings, *(drafts[v * asked + i].embeddings for v in range(len(views)))], 1)
-        for i in range(asked)
-    ]
 
 
 @torch.no_grad()

@@ -1,12 +1,11 @@
 """Flip test-time augmentation: the control every ensemble has to beat."""
 
 import re
-from dataclasses import replace
 
 import torch
 from PIL import ImageOps
 
-from popen.lvlm.inference import Draft, decode_drafts, embedding_hypotheses, forced_drafts
+from popen.lvlm.inference import Draft, decode_drafts, forced_drafts
 
 MIRROR = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 SIDES = re.compile(r"\b(" + "|".join(MIRROR) + r")\b", re.IGNORECASE)
@@ -43,8 +42,3 @@ def flip_logits(model, processor, images, questions: list[str], drafts: list[Dra
         (draft.canvas.restore(a) + draft.canvas.restore(b).flip(-1)) / 2 if len(a) else a
         for draft, (a, _), (b, _) in zip(drafts, plain, flipped, strict=True)
     ]
-
-
-def uniform_drafts(model, drafts: list[Draft], count: int, noise: float, seed: int) -> list[Draft]:
-    """The uniform mean of the clean embedding and K noisy ones: the ensemble without preferences."""
-    return [replace(d, embeddings=embedding_hypotheses(model, d, count, noise, seed).mean(1)) for d in drafts]

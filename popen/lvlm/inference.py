@@ -1,37 +1,16 @@
-"""From pictures and questions to answers: one batched, KV-cached generation, then light mask decodes."""
+"""From pictures and questions to drafts: one batched, KV-cached generation, or teacher forcing, then mask decodes."""
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers.utils import ModelOutput
 
-from popen.data.safe_io import DataError
 from popen.lvlm.canvas import Canvas
 from popen.lvlm.modeling_popen import EncodedPictures, PopenForReasoningSegmentation
 from popen.lvlm.packing import question_branches, stack_rows
 from popen.lvlm.processing_popen import DecodedAnswer, PopenProcessor
-from popen.preference.ensemble import attended_embedding, noisy_embeddings, preference_attention
-
-
-@dataclass(frozen=True)
-class Target:
-    """One segmented thing: its phrase, its mask at the picture's own size (H, W) bool, and a confidence 0..1."""
-
-    phrase: str
-    mask: np.ndarray
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer in words, its targets in order, and how many broken `[SEG…]` groups were dropped from it."""
-
-    text: str
-    targets: tuple[Target, ...]
-    incomplete: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,87 +108,6 @@ def decode_drafts(model: PopenForReasoningSegmentation, drafts: list[Draft], bat
     all_quality = torch.cat(quality) if quality else torch.zeros(0)
     counts = [len(draft.embeddings) for draft in drafts]
     return list(zip(all_logits.split(counts), all_quality.split(counts), strict=True))
-
-
-@torch.no_grad()
-def ensemble_drafts(
-    model: PopenForReasoningSegmentation,
-    drafts: list[Draft],
-    count: int,
-    noise: float,
-    sharpness: float,
-    seed: int,
-    batch_targets: int = 64,
-) -> list[Draft]:
-    """Replaces each target's embedding by the preference-attended one of K noisy hypotheses and the clean one.
-
-    Every draft draws its noise from the same seed, so an answer does not depend on its neighbours in the batch.
-
-    Args:
-        count: K >= 1. noise: in units of the training spread of embeddings. sharpness: λ of the attention.
-    """
-    hypotheses = [embedding_hypotheses(model, draft, count, noise, seed) for draft in drafts]
-    flat = [(d, t) for d, own in enumerate(hypotheses) for t in range(len(own))]
-    attended = []
-    for start in range(0, len(flat), batch_targets):
-        part = flat[start : start + batch_targets]
-        stacked = torch.stack([hypotheses[d][t] for d, t in part])
-        features = tuple(torch.stack(level) for level in zip(*(drafts[d].features for d, _ in part), strict=True))
-        weights = preference_attention(stacked, score_hypotheses(model, stacked, features), sharpness)
-        attended.append(attended_embedding(stacked, weights))
-    parts = torch.cat(attended).split([len(own) for own in hypotheses]) if flat else [d.embeddings for d in drafts]
-    return [replace(draft, embeddings=own) for draft, own in zip(drafts, parts, strict=True)]
-
-
-def embedding_hypotheses(model, draft: Draft, count: int, noise: float, seed: int) -> torch.Tensor:
-    """The clean embedding and K noisy copies of each target, (T, K+1, L, D); no further LVLM pass.
-
-    Raises:
-        DataError: the model was never calibrated, so the spread of its embeddings is unknown.
-    """
-    if model.config.embedding_std is None:
-        raise DataError("config.json: embedding_std is not set; run recipes/calibrate.py on the model first")
-    std = torch.tensor(model.config.embedding_std, device=model.device) * noise
-    generator = torch.Generator().manual_seed(seed)
-    noisy = noisy_embeddings(draft.embeddings, std, count, generator)
-    return torch.cat([draft.embeddings[:, None], noisy], 1)
-
-
-@torch.no_grad()
-def decode_hypotheses(model, hypotheses_TKLD: torch.Tensor, features: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Mask logits (T, K, h, w) of hypotheses; `features` are L maps (T, D, h_l, w_l), one per target."""
-    targets, count = hypotheses_TKLD.shape[:2]
-    picture = torch.arange(targets, device=hypotheses_TKLD.device).repeat_interleave(count)
-    logits, _ = model.decode_masks(features, picture, hypotheses_TKLD.flatten(0, 1))
-    return logits.unflatten(0, (targets, count))
-
-
-@torch.no_grad()
-def score_hypotheses(model, hypotheses_TKLD: torch.Tensor, features: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Preference scores (T, K): K light decodes per target, no LVLM pass."""
-    logits = decode_hypotheses(model, hypotheses_TKLD, features) - model.config.mask_threshold
-    return model.preference_head(model.preference_head.evidence(hypotheses_TKLD, logits, features[-1]))
-
-
-def finish(model: PopenForReasoningSegmentation, drafts: list[Draft]) -> list[Answer]:
-    """Decodes the masks of drafts and brings them to the pictures' own size."""
-    answers = []
-    for draft, (logits, quality) in zip(drafts, decode_drafts(model, drafts), strict=True):
-        masks = (draft.canvas.restore(logits) > model.config.mask_threshold).cpu().numpy() if len(logits) else []
-        targets = tuple(Target(*t) for t in zip(draft.decoded.phrases, masks, quality.tolist(), strict=True))
-        answers.append(Answer(draft.decoded.text, targets, draft.decoded.incomplete))
-    return answers
-
-
-def segment(model, processor, images, questions, ensemble, max_new_tokens, batch_size) -> list[Answer]:
-    """See `PopenForReasoningSegmentation.segment`."""
-    if ensemble < 0:
-        raise ValueError(f"ensemble = {ensemble}: give K >= 1 hypotheses, or 0 for a single pass")
-    drafts = generate_drafts(model, processor, images, questions, max_new_tokens, batch_size)
-    if ensemble:
-        config = model.config
-        drafts = ensemble_drafts(model, drafts, ensemble, config.ensemble_noise, config.ensemble_sharpness, seed=0)
-    return finish(model, drafts)
 
 
 def _check_lengths(images, questions) -> None:

@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 from popen.data.preference_schema import SEG_FEATURES, TEXT_FEATURES
 from popen.data.safe_io import DataError, read_json, storage_error, write_json
 from popen.data.schema import Sample
-from popen.lvlm.candidates import TOO_LONG, rectangle_candidates, seg_row, text_rows
-from popen.lvlm.inference import embedding_hypotheses, forced_drafts
+from popen.lvlm.candidates import TOO_LONG, seg_row, text_rows
+from popen.lvlm.hypotheses import embedding_hypotheses, rectangle_hypotheses
+from popen.lvlm.inference import forced_drafts
 from popen.preference.correcting import CORRECT
 from popen.preference.mining import TIE
 from popen.preference.reference import model_fingerprint
@@ -94,25 +95,26 @@ def _mine_shard(model, processor, samples, first_row: int, args: MiningArguments
 
 
 def _mine_targets(model, processor, samples, first_row: int, args: MiningArguments):
-    asked = [(s.image, q.question, q.answer) for s in samples for q in s.questions]
-    images, questions, answers = ([column[i] for column in asked] for i in range(3))
-    drafts = iter(forced_drafts(model, processor, images, questions, answers))
-    seg, seg_outcomes = [], []
+    asked = [(s, q) for s in samples for q in s.questions]
+    images, questions = [s.image for s, _ in asked], [q.question for _, q in asked]
+    drafts = forced_drafts(model, processor, images, questions, [q.answer for _, q in asked])
+    if args.views == "rectangle":
+        seeds = [[item_seed(args.seed, s.image_id, k) for k in range(args.candidates)] for s, _ in asked]
+        rectangles = [[noise_rectangle(k, args.min_area, args.max_area, args.sigma) for k in own] for own in seeds]
+        hypotheses = rectangle_hypotheses(model, processor, images, questions, drafts, rectangles)
+    else:
+        hypotheses = [
+            embedding_hypotheses(model, draft, args.candidates, args.embedding_noise, item_seed(args.seed, q.id))
+            for draft, (_, q) in zip(drafts, asked, strict=True)
+        ]
+    seg, seg_outcomes, first = [], [], 0
     for row, sample in enumerate(samples, first_row):
-        own = [next(drafts) for _ in sample.questions]
-        if not own:
+        here = slice(first, first + len(sample.questions))
+        first = here.stop
+        if here.start == here.stop:
             continue
-        seeds = [item_seed(args.seed, sample.image_id, k) for k in range(args.candidates)]
-        if args.views == "rectangle":
-            rectangles = [noise_rectangle(seed, args.min_area, args.max_area, args.sigma) for seed in seeds]
-            candidates = rectangle_candidates(model, processor, sample, own, rectangles)
-        else:
-            candidates = [
-                embedding_hypotheses(model, d, args.candidates, args.embedding_noise, item_seed(args.seed, q.id))
-                for d, q in zip(own, sample.questions, strict=True)
-            ]
-        stacked = torch.cat(candidates)
-        mined, outcomes = seg_row(model, sample, own[0].features, own[0].canvas, stacked, row, args.margin)
+        draft, stacked = drafts[here.start], torch.cat(hypotheses[here])
+        mined, outcomes = seg_row(model, sample, draft.features, draft.canvas, stacked, row, args.margin)
         seg_outcomes += outcomes
         seg.append(mined)
     return seg, seg_outcomes

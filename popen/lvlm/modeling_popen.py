@@ -223,6 +223,6 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         Raises:
             ValueError: lengths differ, or ensemble < 0. DataError: a picture or question that cannot be used.
         """
-        from popen.lvlm.inference import segment  # inference builds on this class
+        from popen.lvlm.segmentation import segment  # it builds on this class
 
         return segment(self, processor, images, questions, ensemble, max_new_tokens, batch_size)

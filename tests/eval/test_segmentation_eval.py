@@ -41,7 +41,7 @@ def test_every_question_is_scored_once_in_every_arm(monkeypatch, folders, tmp_pa
     assert [row["id"] for row in rows] == asked
     assert summary["answers"] == answers and summary["split"] == "dev"
     assert (summary["pictures"], summary["questions"]) == (4, len(asked))
-    assert list(summary["arms"]) == ["single", "ensemble", "uniform", "flip"]
+    assert list(summary["arms"]) == ["single", "ensemble", "uniform", "rectangle_ensemble", "flip"]
     for arm in summary["arms"].values():
         assert arm["n"] == len(asked) and set(arm["by_kind"]) == {q.kind for s in samples for q in s.questions}
         for name in ("ciou", "giou", "chair_i"):

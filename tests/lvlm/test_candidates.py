@@ -5,17 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from popen.data import rle
 from popen.data.schema import empty_ignore
 from popen.lvlm import candidates
 from popen.lvlm.calibration import truth_drafts
-from popen.lvlm.candidates import rectangle_candidates, seg_row, text_rows
+from popen.lvlm.candidates import seg_row, text_rows
 from popen.lvlm.canvas import Canvas
-from popen.lvlm.inference import decode_hypotheses, embedding_hypotheses, forced_drafts
+from popen.lvlm.hypotheses import decode_hypotheses, embedding_hypotheses
 from popen.lvlm.packing import question_branches, stack_rows
-from popen.preference.sampling import noise_rectangle
 
 # text
 
@@ -178,31 +176,3 @@ def test_targets_are_numbered_through_the_picture(taught, samples):
         assert found["ious"] == pytest.approx(ious, abs=1e-3)
         evidence = model.preference_head.evidence(own, logits[None], drafts[0].features[-1][None])
         assert found["evidence"] == pytest.approx(evidence.flatten().tolist(), abs=1e-3)
-
-
-def test_rectangle_candidates_are_the_views_embeddings(taught, samples):
-    """Candidate k + 1 is what the model says when it is shown view k alone."""
-    model, processor = taught
-    sample = samples[1]
-    clean = truth_drafts(model, processor, [sample])
-    rectangles = [noise_rectangle(seed, 0.2, 0.4, 1.0) for seed in (1, 2)]
-    found = rectangle_candidates(model, processor, sample, clean, rectangles)
-    assert [f.shape[:2] for f in found] == [(len(q.masks), 3) for q in sample.questions]
-    for k, rectangle in enumerate(rectangles, 1):
-        view = Image.fromarray(rectangle.apply(np.asarray(sample.image)))
-        for question, draft, own in zip(sample.questions, clean, found, strict=True):
-            (alone,) = forced_drafts(model, processor, [view], [question.question], [question.answer])
-            torch.testing.assert_close(own[:, k], alone.embeddings, atol=1e-4, rtol=1e-4)
-            assert torch.equal(own[:, 0], draft.embeddings)
-    assert (found[0][:, 1] - found[0][:, 0]).abs().max() > 1e-3
-
-
-def test_embedding_candidates(taught, samples):
-    """The clean one first, then noise of the calibrated spread, the same for the same seed."""
-    model, processor = taught
-    draft = truth_drafts(model, processor, samples[:1])[0]
-    found = embedding_hypotheses(model, draft, 500, 0.5, seed=3)
-    assert torch.equal(found[:, 0], draft.embeddings)
-    assert torch.equal(found, embedding_hypotheses(model, draft, 500, 0.5, seed=3))
-    spread = (found[:, 1:] - found[:, :1]).std((0, 1, 3))
-    torch.testing.assert_close(spread, 0.5 * torch.tensor(model.config.embedding_std), rtol=0.05, atol=0)

@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 from popen.data.safe_io import DataError
-from popen.lvlm.inference import Draft, decode_drafts, ensemble_drafts, finish, forced_drafts, generate_drafts
+from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses
+from popen.lvlm.inference import Draft, decode_drafts, forced_drafts, generate_drafts
 from popen.lvlm.packing import supervised_batch
+from popen.lvlm.segmentation import finish
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,8 @@ def test_ensemble(taught, asked):
     assert [a.text for a in ensemble] == [a.text for a in single]
     assert [len(a.targets) for a in ensemble] == [len(a.targets) for a in single]
     drafts = generate_drafts(model, processor, images[:1], questions[:1])
-    first, again, other = (ensemble_drafts(model, drafts, 3, 0.5, 1.0, seed)[0].embeddings for seed in (0, 0, 1))
+    noisy = [[embedding_hypotheses(model, d, 3, 0.5, seed) for d in drafts] for seed in (0, 0, 1)]
+    first, again, other = (attended_drafts(model, drafts, own, 1.0)[0].embeddings for own in noisy)
     assert torch.equal(first, again) and not torch.allclose(first, other)
     assert not torch.allclose(first, drafts[0].embeddings)
 
@@ -157,7 +160,8 @@ def test_ensemble_of_a_batch_is_that_of_each(taught, asked):
     for image, question, answer in zip(images, questions, together, strict=True):
         assert_equal_answers(answer, model.segment([image], [question], processor, ensemble=3)[0])
     drafts = generate_drafts(model, processor, images, questions)
-    at_once, in_parts = (ensemble_drafts(model, drafts, 3, 0.5, 1.0, 0, batch_targets=size) for size in (64, 2))
+    noisy = [embedding_hypotheses(model, d, 3, 0.5, 0) for d in drafts]
+    at_once, in_parts = (attended_drafts(model, drafts, noisy, 1.0, batch_targets=size) for size in (64, 2))
     for a, b in zip(at_once, in_parts, strict=True):
         torch.testing.assert_close(a.embeddings, b.embeddings, atol=1e-4, rtol=1e-4)
 

@@ -1,0 +1,105 @@
+"""Hypotheses of a target's segmentation embedding, and what an ensemble makes of them."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from popen.data.safe_io import DataError
+from popen.lvlm.inference import Draft, forced_drafts
+from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
+from popen.preference.ensemble import attended_embedding, noisy_embeddings, preference_attention
+from popen.preference.sampling import NoiseRectangle
+
+
+def embedding_hypotheses(model, draft: Draft, count: int, noise: float, seed: int) -> torch.Tensor:
+    """The clean embedding and K noisy copies of each target, (T, K+1, L, D); no further LVLM pass.
+
+    Raises:
+        DataError: the model was never calibrated, so the spread of its embeddings is unknown.
+    """
+    if model.config.embedding_std is None:
+        raise DataError("config.json: embedding_std is not set; run recipes/calibrate.py on the model first")
+    std = torch.tensor(model.config.embedding_std, device=model.device) * noise
+    generator = torch.Generator().manual_seed(seed)
+    noisy = noisy_embeddings(draft.embeddings, std, count, generator)
+    return torch.cat([draft.embeddings[:, None], noisy], 1)
+
+
+def rectangle_hypotheses(
+    model: PopenForReasoningSegmentation,
+    processor,
+    images: list[Image.Image],
+    questions: list[str],
+    drafts: list[Draft],
+    rectangles: list[list[NoiseRectangle]],
+    batch_size: int = 32,
+) -> list[torch.Tensor]:
+    """The clean embedding and one from each noise-rectangle view of the picture, per draft (T, K+1, L, D).
+
+    The draft's own words are teacher-forced on every view, so target j is target j in all of them: K prefills.
+
+    Args:
+        rectangles: K per draft; drafts about one picture object share the views of the first of them.
+    """
+    answers = [draft.decoded.text for draft in drafts]
+    first = {id(image): own for image, own in reversed(list(zip(images, rectangles, strict=True)))}
+    stacks = [[draft.embeddings] for draft in drafts]
+    for k in range(len(rectangles[0]) if rectangles else 0):
+        views: dict[int, Image.Image] = {}
+        for image in images:
+            if id(image) not in views:
+                views[id(image)] = Image.fromarray(first[id(image)][k].apply(np.asarray(image.convert("RGB"))))
+        seen = [views[id(image)] for image in images]
+        for stack, view in zip(
+            stacks, forced_drafts(model, processor, seen, questions, answers, batch_size), strict=True
+        ):
+            stack.append(view.embeddings)
+    return [torch.stack(stack, 1) for stack in stacks]
+
+
+def uniform_drafts(drafts: list[Draft], hypotheses: list[torch.Tensor]) -> list[Draft]:
+    """The uniform mean of all hypotheses: the ensemble without preferences."""
+    return [replace(draft, embeddings=own.mean(1)) for draft, own in zip(drafts, hypotheses, strict=True)]
+
+
+@torch.no_grad()
+def attended_drafts(
+    model: PopenForReasoningSegmentation,
+    drafts: list[Draft],
+    hypotheses: list[torch.Tensor],
+    sharpness: float,
+    batch_targets: int = 64,
+) -> list[Draft]:
+    """Replaces each target's embedding by the preference-attended one of its hypotheses.
+
+    Args:
+        hypotheses: per draft (T, K+1, L, D). sharpness: λ of the attention.
+    """
+    flat = [(d, t) for d, own in enumerate(hypotheses) for t in range(len(own))]
+    attended = []
+    for start in range(0, len(flat), batch_targets):
+        part = flat[start : start + batch_targets]
+        stacked = torch.stack([hypotheses[d][t] for d, t in part])
+        features = tuple(torch.stack(level) for level in zip(*(drafts[d].features for d, _ in part), strict=True))
+        weights = preference_attention(stacked, score_hypotheses(model, stacked, features), sharpness)
+        attended.append(attended_embedding(stacked, weights))
+    parts = torch.cat(attended).split([len(own) for own in hypotheses]) if flat else [d.embeddings for d in drafts]
+    return [replace(draft, embeddings=own) for draft, own in zip(drafts, parts, strict=True)]
+
+
+@torch.no_grad()
+def decode_hypotheses(model, hypotheses_TKLD: torch.Tensor, features: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Mask logits (T, K, h, w) of hypotheses; `features` are L maps (T, D, h_l, w_l), one per target."""
+    targets, count = hypotheses_TKLD.shape[:2]
+    picture = torch.arange(targets, device=hypotheses_TKLD.device).repeat_interleave(count)
+    logits, _ = model.decode_masks(features, picture, hypotheses_TKLD.flatten(0, 1))
+    return logits.unflatten(0, (targets, count))
+
+
+@torch.no_grad()
+def score_hypotheses(model, hypotheses_TKLD: torch.Tensor, features: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Preference scores (T, K): K light decodes per target, no LVLM pass."""
+    logits = decode_hypotheses(model, hypotheses_TKLD, features) - model.config.mask_threshold
+    return model.preference_head(model.preference_head.evidence(hypotheses_TKLD, logits, features[-1]))
