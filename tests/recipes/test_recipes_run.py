@@ -147,7 +147,8 @@ def test_the_end_can_be_evaluated(chain, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*argv, "--ensemble", "2", "--controls", "--max-new-tokens", "40"])
     segmentation.main()
     summary = json.loads((out / "summary.json").read_text())
-    assert list(summary["arms"]) == ["single", "ensemble", "uniform", "flip"] and summary["pictures"] == 3
+    assert list(summary["arms"]) == ["single", "ensemble", "uniform", "rectangle_ensemble", "flip"]
+    assert summary["pictures"] == 3
 
 
 # ---- what does not belong together
