@@ -29,13 +29,18 @@ ARMS = {
     "popen": ("popen", "single"),
     "popen_ensemble": ("popen", "ensemble"),
 }
-CONTROLS = {"popen_uniform_mean": ("popen", "uniform"), "popen_flip_tta": ("popen", "flip")}
+CONTROLS = {
+    "popen_uniform_mean": ("popen", "uniform"),
+    "popen_rectangle_ensemble": ("popen", "rectangle_ensemble"),
+    "popen_flip_tta": ("popen", "flip"),
+}
 TITLES = {
     "base": "base",
     "continued_sft": "continued SFT (same budget)",
     "popen": "POPEN",
     "popen_ensemble": "POPEN + preference ensemble",
     "popen_uniform_mean": "POPEN, uniform mean of the hypotheses (control)",
+    "popen_rectangle_ensemble": "POPEN + preference ensemble of noise-rectangle views (control)",
     "popen_flip_tta": "POPEN, flip augmentation (control)",
 }
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>popen demo</title>
@@ -49,7 +54,7 @@ td:first-child,th:first-child{{text-align:left}}small{{color:#666}}
 .charts{{display:flex;flex-wrap:wrap;gap:1rem}}</style>
 <h1>What preference tuning changed</h1>
 <p>{intro}</p>{table}<p><small>Brackets: 95 % bootstrap interval over pictures. Lower is better for CHAIR.
-Free generation; each model's mask threshold is calibrated on scenes that are not scored here.</small></p>
+Free generation; the mask threshold of every row is calibrated on pictures that are not scored here.</small></p>
 <h2>Training</h2><div class="charts">{charts}</div>
 <h2>Twelve questions, drawn by seed</h2><div class="cards">{cards}</div></html>
 """
@@ -58,18 +63,21 @@ Free generation; each model's mask threshold is calibrated on scenes that are no
 def main() -> None:
     args = parse()
     run = Path(args.run)
+    cost = read_json(run / "cost.json")
     scores = {name: read_json(run / "eval" / name / "summary.json") for name in ("base", "continued_sft", "popen")}
     every = {arm: scores[model]["arms"][how] for arm, (model, how) in (ARMS | CONTROLS).items()}
     report = {
         "arms": {arm: {key: every[arm][key] for key in KEYS} for arm in ARMS},
         "controls": {arm: {key: every[arm][key] for key in KEYS} for arm in CONTROLS},
-        "seconds": args.seconds,
+        "seconds": cost["seconds"],
+        "peak_gib": cost["peak_gib"],
         "seed": args.seed,
     }
     write_json(run / "report.json", report)
     page = PAGE.format(
         intro=f"{scores['base']['pictures']} pictures, {scores['base']['questions']} questions, seed {args.seed}, "
-        f"{args.seconds / 60:.1f} minutes. Every question is answered in free generation.",
+        f"{cost['seconds'] / 60:.1f} minutes, at most {cost['peak_gib']:.1f} GiB. "
+        "Every question is answered in free generation.",
         table=table(every),
         charts=charts(run),
         cards=cards(run, args.seed, args.ensemble),
@@ -155,7 +163,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--run", required=True, help="folder that recipes/path.py filled")
     parser.add_argument("--seed", type=int, default=0, help="draws the pictures")
     parser.add_argument("--ensemble", type=int, default=8, help="K of the ensemble in the pictures")
-    parser.add_argument("--seconds", type=float, default=0.0, help="what the run took")
     args = parser.parse_args()
     if not (Path(args.run) / "eval").is_dir():
         raise DataError(f"{args.run}: no eval folder in it; run recipes/path.py first")

@@ -8,6 +8,7 @@ Each step is printed before it runs, and one that is done is not done again. The
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ class PathArguments:
         default=None, metadata={"help": "Scenes to draw instead: train, calibration, dev, and the first seed."}
     )
     calibration_split: str = field(default="calibration", metadata={"help": "Split for thresholds, never reported."})
+    align_config: str | None = field(default=None, metadata={"help": "YAML of the alignment step before SFT."})
     sft_config: str | None = field(default=None, metadata={"help": "YAML of the SFT step, where there is one."})
     mine_config: str = field(default="recipes/mine_tiny.yaml", metadata={"help": "YAML of both mining steps."})
     preference_config: str = field(
@@ -75,32 +77,18 @@ def data_steps(args: PathArguments, out: Path) -> list[Step]:
 def base_steps(args: PathArguments, out: Path) -> list[Step]:
     if args.model_name_or_path is not None:
         return []
-    data, start, base = out / "data", out / "untrained", out / "base"
-    init = [
-        *PYTHON,
-        "recipes/init_tiny.py",
-        "--dataset",
-        str(data),
-        "--output_dir",
-        str(start),
-        "--seed",
-        str(args.seed),
-    ]
-    sft = [
-        *LAUNCH,
-        "recipes/sft.py",
-        "--config",
-        str(args.sft_config),
-        "--dataset",
-        str(data),
-        "--seed",
-        str(args.seed),
-    ]
+    shared = ["--dataset", str(out / "data"), "--seed", str(args.seed)]
+    start, aligned, base = out / "untrained", out / "aligned", out / "base"
+    init = [*PYTHON, "recipes/init_tiny.py", *shared, "--output_dir", str(start)]
+    steps = [("make an untrained popen-tiny", init, start / "popen_processor.json")]
+    if args.align_config is not None:
+        align = [*LAUNCH, "recipes/align.py", "--config", args.align_config, *shared]
+        align += ["--model_name_or_path", str(start), "--output_dir", str(aligned)]
+        steps.append(("align pictures with words", align, aligned / "popen_processor.json"))
+        start = aligned
+    sft = [*LAUNCH, "recipes/sft.py", "--config", str(args.sft_config), *shared]
     sft += ["--model_name_or_path", str(start), "--output_dir", str(base)]
-    return [
-        ("make an untrained popen-tiny", init, start / "popen_processor.json"),
-        ("supervised fine-tuning", sft, base / "popen_processor.json"),
-    ]
+    return [*steps, ("supervised fine-tuning", sft, base / "popen_processor.json")]
 
 
 def preference_steps(args: PathArguments, out: Path) -> list[Step]:
@@ -130,6 +118,11 @@ def preference_steps(args: PathArguments, out: Path) -> list[Step]:
         ("calibrate the tuned model", [*calibrate, str(policy)], policy / "calibrated"),
         ("mine hypotheses of the tuned model", mine_policy, hypotheses / "mining.json"),
         ("train the preference head", head, final / "popen_processor.json"),
+        (
+            "calibrate the ensemble",
+            [*calibrate, str(final), "--ensemble", str(args.ensemble)],
+            final / "calibrated",
+        ),
     ]
 
 
@@ -138,6 +131,7 @@ def evaluation_steps(args: PathArguments, out: Path) -> list[Step]:
     for name in ("base", "continued_sft", "popen"):
         score = [*PYTHON, "-m", "eval.segmentation", "--data", str(out / "data"), "--split", "dev"]
         score += ["--model", str(out / name), "--out", str(out / "eval" / name), "--seed", str(args.seed)]
+        score += ["--calibration-split", args.calibration_split]
         if name == "popen":
             score += ["--ensemble", str(args.ensemble), "--controls"]
         steps.append((f"evaluate {name}", score, out / "eval" / name / "summary.json"))
@@ -164,11 +158,17 @@ def main(args: PathArguments) -> int:
             return code
         if proof.name == "calibrated":
             proof.touch()
-    clock = out / "seconds.json"
-    spent = (json.loads(clock.read_text())["seconds"] if clock.exists() else 0) + time.time() - started
-    clock.write_text(json.dumps({"seconds": spent}))
-    report = [*PYTHON, "-m", "eval.report", "--run", str(out), "--seed", str(args.seed), "--seconds", f"{spent:.0f}"]
+    note_cost(out / "cost.json", time.time() - started)
+    report = [*PYTHON, "-m", "eval.report", "--run", str(out), "--seed", str(args.seed)]
     return subprocess.call([*report, "--ensemble", str(args.ensemble)], cwd=ROOT, env=environment)
+
+
+def note_cost(file: Path, seconds: float) -> None:
+    """Adds the seconds of this call to those of earlier ones and keeps the largest step's memory, in GiB."""
+    before = json.loads(file.read_text()) if file.exists() else {"seconds": 0.0, "peak_gib": 0.0}
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # Linux counts in KiB
+    cost = {"seconds": before["seconds"] + seconds, "peak_gib": max(before["peak_gib"], peak)}
+    file.write_text(json.dumps(cost) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
 import torch
 
 from popen.data.schema import Sample
-from popen.lvlm.inference import Draft, decode_drafts, forced_drafts
+from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
+from popen.lvlm.inference import Draft, forced_drafts, restored_masks
 from popen.objectives.masks import intersection_union
+
+THRESHOLDS = torch.arange(-8, 9) / 4  # logits
+SHARPNESSES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def truth_drafts(model, processor, samples: list[Sample], batch_size: int = 32) -> list[Draft]:
@@ -27,27 +31,48 @@ def embedding_spread(drafts: list[Draft]) -> list[float]:
 
 
 def threshold_counts(
-    model, samples: list[Sample], drafts: list[Draft], thresholds: torch.Tensor
+    samples: list[Sample], logits: list[torch.Tensor], thresholds: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Intersections and unions (thresholds, targets), int64, at the pictures' own size."""
+    """Intersections and unions (thresholds, targets), int64, at the pictures' own size.
+
+    Args:
+        logits: per question, in order, (T, height, width) of its true targets.
+    """
     questions = [(sample, q) for sample in samples for q in sample.questions]
     intersections, unions = [], []
-    for (sample, question), draft, (logits, _) in zip(questions, drafts, decode_drafts(model, drafts), strict=True):
-        if len(logits) == 0:
+    for (sample, question), own in zip(questions, logits, strict=True):
+        if len(own) == 0:
             continue
         valid = torch.from_numpy(~sample.decoded_ignore())
         truth = torch.from_numpy(question.decoded_masks(*valid.shape))
-        restored = draft.canvas.restore(logits).cpu()
-        counts = [intersection_union(restored > t, truth, valid.expand_as(truth)) for t in thresholds]
+        counts = [intersection_union(own.cpu() > t, truth, valid.expand_as(truth)) for t in thresholds]
         intersections.append(torch.stack([i for i, _ in counts]))
         unions.append(torch.stack([u for _, u in counts]))
+    if not unions:
+        return (torch.zeros(len(thresholds), 0, dtype=torch.long),) * 2
     return torch.cat(intersections, 1), torch.cat(unions, 1)
 
 
-def best_threshold(model, samples: list[Sample], drafts: list[Draft]) -> tuple[float, float]:
-    """The logit threshold with the best cIoU among −2, −1.75, …, 2, and that cIoU."""
-    thresholds = torch.arange(-8, 9) / 4
-    intersection, union = threshold_counts(model, samples, drafts, thresholds)
+def best_threshold(samples: list[Sample], logits: list[torch.Tensor]) -> tuple[float, float]:
+    """The logit threshold with the best cIoU among THRESHOLDS, and that cIoU; arguments as `threshold_counts`."""
+    intersection, union = threshold_counts(samples, logits, THRESHOLDS)
     ciou = intersection.sum(1) / union.sum(1).clamp(min=1)
     best = int(ciou.argmax())
-    return float(thresholds[best]), float(ciou[best])
+    return float(THRESHOLDS[best]), float(ciou[best])
+
+
+def best_ensemble(model, samples: list[Sample], drafts: list[Draft], count: int) -> tuple[float, float, float]:
+    """The λ of the attention among SHARPNESSES and the threshold with the best cIoU, and that cIoU.
+
+    Args:
+        drafts: of the true answers. count: K hypotheses beside the clean one.
+    """
+    hypotheses = [embedding_hypotheses(model, draft, count, model.config.ensemble_noise, seed=0) for draft in drafts]
+    scores = hypothesis_scores(model, drafts, hypotheses)
+    found = []
+    for sharpness in SHARPNESSES:
+        attended = attended_drafts(drafts, hypotheses, scores, sharpness)
+        threshold, ciou = best_threshold(samples, restored_masks(model, attended))
+        found.append((ciou, -sharpness, threshold))
+    ciou, sharpness, threshold = max(found)
+    return -sharpness, threshold, ciou

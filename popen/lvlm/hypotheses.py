@@ -65,28 +65,34 @@ def uniform_drafts(drafts: list[Draft], hypotheses: list[torch.Tensor]) -> list[
 
 
 @torch.no_grad()
-def attended_drafts(
-    model: PopenForReasoningSegmentation,
-    drafts: list[Draft],
-    hypotheses: list[torch.Tensor],
-    sharpness: float,
-    batch_targets: int = 64,
-) -> list[Draft]:
-    """Replaces each target's embedding by the preference-attended one of its hypotheses.
-
-    Args:
-        hypotheses: per draft (T, K+1, L, D). sharpness: λ of the attention.
-    """
+def hypothesis_scores(
+    model: PopenForReasoningSegmentation, drafts: list[Draft], hypotheses: list[torch.Tensor], batch_targets: int = 64
+) -> list[torch.Tensor]:
+    """Preference scores of every hypothesis, per draft (T, K+1)."""
     flat = [(d, t) for d, own in enumerate(hypotheses) for t in range(len(own))]
-    attended = []
+    scores = []
     for start in range(0, len(flat), batch_targets):
         part = flat[start : start + batch_targets]
         stacked = torch.stack([hypotheses[d][t] for d, t in part])
         features = tuple(torch.stack(level) for level in zip(*(drafts[d].features for d, _ in part), strict=True))
-        weights = preference_attention(stacked, score_hypotheses(model, stacked, features), sharpness)
-        attended.append(attended_embedding(stacked, weights))
-    parts = torch.cat(attended).split([len(own) for own in hypotheses]) if flat else [d.embeddings for d in drafts]
-    return [replace(draft, embeddings=own) for draft, own in zip(drafts, parts, strict=True)]
+        scores.append(score_hypotheses(model, stacked, features))
+    if not flat:
+        return [own.new_zeros(own.shape[:2]) for own in hypotheses]
+    return list(torch.cat(scores).split([len(own) for own in hypotheses]))
+
+
+def attended_drafts(
+    drafts: list[Draft], hypotheses: list[torch.Tensor], scores: list[torch.Tensor], sharpness: float
+) -> list[Draft]:
+    """Replaces each target's embedding by the preference-attended one of its hypotheses.
+
+    Args:
+        hypotheses, scores: per draft (T, K+1, L, D) and (T, K+1). sharpness: λ of the attention.
+    """
+    return [
+        replace(draft, embeddings=attended_embedding(own, preference_attention(own, score, sharpness)))
+        for draft, own, score in zip(drafts, hypotheses, scores, strict=True)
+    ]
 
 
 @torch.no_grad()

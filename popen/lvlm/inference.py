@@ -77,7 +77,7 @@ def forced_drafts(
         pictures, canvases, _ = _encode_unique(model, processor, [images[g[0]] for g in batch], [g[0] for g in batch])
         rows = [question_branches(processor, [(questions[i], answers[i]) for i in g], f"row {g[0]}") for g in batch]
         inputs = {k: v.to(model.device) for k, v in stack_rows(rows, processor.tokenizer.pad_token_id).items()}
-        hidden = model.read(inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], pictures)
+        hidden, _ = model.read(inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], pictures)
         embeddings = model.codebook(hidden[inputs["target_row"][:, None], inputs["target_predictor"]])
         flat = [index for group in batch for index in group]
         for number, index in enumerate(flat):
@@ -108,6 +108,12 @@ def decode_drafts(model: PopenForReasoningSegmentation, drafts: list[Draft], bat
     all_quality = torch.cat(quality) if quality else torch.zeros(0)
     counts = [len(draft.embeddings) for draft in drafts]
     return list(zip(all_logits.split(counts), all_quality.split(counts), strict=True))
+
+
+def restored_masks(model: PopenForReasoningSegmentation, drafts: list[Draft]) -> list[torch.Tensor]:
+    """Mask logits of each draft at its picture's own size, (T, height, width)."""
+    decoded = decode_drafts(model, drafts)
+    return [draft.canvas.restore(logits) for draft, (logits, _) in zip(drafts, decoded, strict=True)]
 
 
 def _check_lengths(images, questions) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses
+from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
 from popen.lvlm.inference import Draft, decode_drafts, generate_drafts
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 
@@ -27,11 +27,11 @@ class Answer:
     incomplete: int = 0
 
 
-def finish(model: PopenForReasoningSegmentation, drafts: list[Draft]) -> list[Answer]:
-    """Decodes the masks of drafts and brings them to the pictures' own size."""
+def finish(model: PopenForReasoningSegmentation, drafts: list[Draft], threshold: float) -> list[Answer]:
+    """Decodes the masks of drafts and brings them to the pictures' own size; a pixel is in above `threshold`."""
     answers = []
     for draft, (logits, quality) in zip(drafts, decode_drafts(model, drafts), strict=True):
-        masks = (draft.canvas.restore(logits) > model.config.mask_threshold).cpu().numpy() if len(logits) else []
+        masks = (draft.canvas.restore(logits) > threshold).cpu().numpy() if len(logits) else []
         targets = tuple(Target(*t) for t in zip(draft.decoded.phrases, masks, quality.tolist(), strict=True))
         answers.append(Answer(draft.decoded.text, targets, draft.decoded.incomplete))
     return answers
@@ -41,10 +41,11 @@ def segment(model, processor, images, questions, ensemble, max_new_tokens, batch
     """See `PopenForReasoningSegmentation.segment`."""
     if ensemble < 0:
         raise ValueError(f"ensemble = {ensemble}: give K >= 1 hypotheses, or 0 for a single pass")
-    drafts = generate_drafts(model, processor, images, questions, max_new_tokens, batch_size)
-    if ensemble:
-        # every draft draws from the same seed, so an answer does not depend on its neighbours in the batch
-        noise = model.config.ensemble_noise
-        hypotheses = [embedding_hypotheses(model, draft, ensemble, noise, seed=0) for draft in drafts]
-        drafts = attended_drafts(model, drafts, hypotheses, model.config.ensemble_sharpness)
-    return finish(model, drafts)
+    drafts, config = generate_drafts(model, processor, images, questions, max_new_tokens, batch_size), model.config
+    if not ensemble:
+        return finish(model, drafts, config.mask_threshold)
+    # every draft draws from the same seed, so an answer does not depend on its neighbours in the batch
+    hypotheses = [embedding_hypotheses(model, draft, ensemble, config.ensemble_noise, seed=0) for draft in drafts]
+    scores = hypothesis_scores(model, drafts, hypotheses)
+    drafts = attended_drafts(drafts, hypotheses, scores, config.ensemble_sharpness)
+    return finish(model, drafts, config.ensemble_threshold)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from eval import segmentation
+from eval import arms, segmentation
 from eval.hallucination import name_pattern
 from popen.data.schema import write_dataset
+from popen.lvlm.loading import load_model
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,33 @@ def test_the_same_run_gives_the_same_rows(monkeypatch, folders, tmp_path):
     assert first == again
 
 
+def test_every_arm_has_a_threshold_of_its_own(monkeypatch, folders, tmp_path, samples):
+    """Found on another split: with masks known there, each arm's is the one of the grid that fits them."""
+    write_dataset(samples[:2], folders[1], "calibration")
+    options = ("--ensemble", "2", "--controls", "--answers", "forced")
+    _, plain = evaluate(monkeypatch, folders, tmp_path / "plain", *options)
+    assert plain["calibrated_on"] is None and set(plain["thresholds"].values()) == {0.0}
+
+    def known(model, processor, shown, drafts, chosen):
+        inside = [t > 0 for t in truth_logits(shown)]
+        return {
+            "single": [torch.where(t, 0.6, 0.4) for t in inside],
+            "flip": [torch.where(t, -0.9, -1.1) for t in inside],
+        }
+
+    monkeypatch.setattr(arms, "arm_logits", known)
+    found = arms.calibrated_thresholds(*load_model(folders[0]), [samples[:1], samples[1:2]], arms.Arms())
+    assert found == {"single": 0.5, "flip": -1.0}
+    _, calibrated = evaluate(monkeypatch, folders, tmp_path / "found", "--calibration-split", "calibration")
+    assert calibrated["thresholds"] == {"single": 0.5, "flip": -1.0} and calibrated["calibrated_on"] == "calibration"
+
+
+def test_the_scored_split_is_no_calibration_split(monkeypatch, folders, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate(monkeypatch, folders, tmp_path, "--calibration-split", "dev")
+    assert stop.value.code == 2 and "flatter" in capsys.readouterr().err
+
+
 def test_max_rows_limits_the_pictures(monkeypatch, folders, tmp_path, samples):
     rows, summary = evaluate(monkeypatch, folders, tmp_path, "--max-rows", "2", "--answers", "forced")
     assert summary["pictures"] == 2 and {row["picture"] for row in rows} == {s.image_id for s in samples[:2]}
@@ -79,10 +107,10 @@ def truth_logits(samples):
 
 
 def scored(monkeypatch, taught, samples, logits):
-    monkeypatch.setattr(segmentation, "restored", lambda model, drafts: logits)
+    monkeypatch.setattr(arms, "restored_masks", lambda model, drafts: logits)
     vocabulary = name_pattern({name for s in samples for name in s.objects})
-    args = Namespace(answers="forced", ensemble=0, controls=False, seed=0)
-    rows = segmentation.score(*taught, samples, vocabulary, args)
+    args = Namespace(answers="forced")
+    rows = segmentation.score(*taught, samples, vocabulary, {"single": 0.0}, arms.Arms(), args)
     return rows, segmentation.summarise(rows, "single")
 
 

@@ -11,7 +11,8 @@ from popen.data import rle
 from popen.data.schema import empty_ignore
 from popen.lvlm import calibration
 from popen.lvlm.canvas import Canvas
-from popen.lvlm.inference import Draft
+from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
+from popen.lvlm.inference import Draft, restored_masks
 from popen.lvlm.processing_popen import DecodedAnswer
 
 
@@ -21,7 +22,7 @@ def draft(targets, canvas=None):
 
 
 @pytest.fixture
-def decided(monkeypatch, samples):
+def decided(samples):
     """One target over the left third: logit 1.1 inside, 0.9 outside, and 3 in a corner outside the truth."""
     mask = np.zeros((96, 96), bool)
     mask[:, :32] = True
@@ -30,20 +31,17 @@ def decided(monkeypatch, samples):
     asked = samples[0].questions[0]
     target = replace(asked, masks=(rle.encode(mask),), phrases=("x",))
     none = replace(asked, id="none", masks=(), phrases=())
-    monkeypatch.setattr(
-        calibration, "decode_drafts", lambda model, drafts: [(torch.zeros(0, 96, 96), None), (logits, None)]
-    )
     sample = replace(samples[0], questions=(none, target), ignore=empty_ignore(96, 96))
-    return sample, [draft(0), draft(1)]
+    return sample, [torch.zeros(0, 96, 96), logits]
 
 
 def test_the_best_threshold_is_found(decided):
     """Only 1.0 of the grid lies between 0.9 and 1.1; there I = 96·32, U = 96·32 + 24·32, so cIoU = 96 / 120."""
-    sample, drafts = decided
-    assert calibration.best_threshold(None, [sample], drafts) == (1.0, pytest.approx(96 / 120))
+    sample, logits = decided
+    assert calibration.best_threshold([sample], logits) == (1.0, pytest.approx(96 / 120))
 
 
-def test_the_best_threshold_is_that_of_pixels_not_of_targets(monkeypatch, samples):
+def test_the_best_threshold_is_that_of_pixels_not_of_targets(samples):
     """Below 0.75 a large target is whole and a small one drowns, above it the other way round.
 
     cIoU: (4608 + 16) / (4608 + 64) = 0.990 below, (4128 + 16) / (4608 + 16) = 0.896 above. The mean IoU would say
@@ -55,14 +53,13 @@ def test_the_best_threshold_is_that_of_pixels_not_of_targets(monkeypatch, sample
     logits[0, :, 43:48] = logits[1, 10:14, :12] = 0.75
     question = replace(samples[0].questions[0], masks=tuple(map(rle.encode, truths)), phrases=("x", "y"))
     sample = replace(samples[0], questions=(question,), ignore=empty_ignore(96, 96))
-    monkeypatch.setattr(calibration, "decode_drafts", lambda *_: [(logits, None)])
-    threshold, best = calibration.best_threshold(None, [sample], [draft(2)])
+    threshold, best = calibration.best_threshold([sample], [logits])
     assert threshold < 0.75 and best == pytest.approx(4624 / 4672)
 
 
 def test_counts_are_integers_per_threshold_and_target(decided):
-    sample, drafts = decided
-    intersection, union = calibration.threshold_counts(None, [sample], drafts, torch.tensor([0.0, 1.0, 4.0]))
+    sample, logits = decided
+    intersection, union = calibration.threshold_counts([sample], logits, torch.tensor([0.0, 1.0, 4.0]))
     assert intersection.dtype == union.dtype == torch.int64
     assert intersection.tolist() == [[96 * 32], [96 * 32], [0]]
     assert union.tolist() == [[96 * 96], [96 * 32 + 24 * 32], [96 * 32]]
@@ -70,11 +67,11 @@ def test_counts_are_integers_per_threshold_and_target(decided):
 
 def test_ignored_pixels_do_not_count(decided):
     """The wrong corner is ignored: cIoU is 1."""
-    sample, drafts = decided
+    sample, logits = decided
     ignore = np.zeros((96, 96), bool)
     ignore[:24, 64:] = True
     sample = replace(sample, ignore=rle.encode(ignore))
-    assert calibration.best_threshold(None, [sample], drafts) == (1.0, 1.0)
+    assert calibration.best_threshold([sample], logits) == (1.0, 1.0)
 
 
 def test_embedding_spread_by_hand():
@@ -102,7 +99,30 @@ def test_a_taught_model_calibrates(taught, samples):
     """The found threshold is at least as good as 0, and the spread is what the configuration holds."""
     model, processor = taught
     drafts = calibration.truth_drafts(model, processor, samples[:2])
-    threshold, best = calibration.best_threshold(model, samples[:2], drafts)
-    intersection, union = calibration.threshold_counts(model, samples[:2], drafts, torch.tensor([0.0]))
+    logits = restored_masks(model, drafts)
+    threshold, best = calibration.best_threshold(samples[:2], logits)
+    intersection, union = calibration.threshold_counts(samples[:2], logits, torch.tensor([0.0]))
     assert -2 <= threshold <= 2 and best >= float(intersection.sum() / union.sum()) > 0.1
     assert calibration.embedding_spread(drafts) == pytest.approx(model.config.embedding_std)
+
+
+def test_nothing_to_count(samples):
+    none = replace(samples[0], questions=(replace(samples[0].questions[0], masks=(), phrases=()),))
+    intersection, union = calibration.threshold_counts([none], [torch.zeros(0, 96, 96)], torch.tensor([0.0, 1.0]))
+    assert intersection.shape == union.shape == (2, 0)
+
+
+def test_the_ensemble_that_is_found_is_the_best_of_those_tried(taught, samples):
+    model, processor = taught
+    drafts = calibration.truth_drafts(model, processor, samples[:2])
+    sharpness, threshold, best = calibration.best_ensemble(model, samples[:2], drafts, 3)
+    assert sharpness in calibration.SHARPNESSES and threshold in calibration.THRESHOLDS
+    hypotheses = [embedding_hypotheses(model, d, 3, model.config.ensemble_noise, seed=0) for d in drafts]
+    scores = hypothesis_scores(model, drafts, hypotheses)
+    tried = [
+        calibration.best_threshold(
+            samples[:2], restored_masks(model, attended_drafts(drafts, hypotheses, scores, value))
+        )[1]
+        for value in calibration.SHARPNESSES
+    ]
+    assert best == pytest.approx(max(tried)) and len(set(tried)) > 1

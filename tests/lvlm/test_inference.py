@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from popen.data.safe_io import DataError
-from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses
+from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
 from popen.lvlm.inference import Draft, decode_drafts, forced_drafts, generate_drafts
 from popen.lvlm.packing import supervised_batch
 from popen.lvlm.segmentation import finish
@@ -148,7 +148,9 @@ def test_ensemble(taught, asked):
     assert [len(a.targets) for a in ensemble] == [len(a.targets) for a in single]
     drafts = generate_drafts(model, processor, images[:1], questions[:1])
     noisy = [[embedding_hypotheses(model, d, 3, 0.5, seed) for d in drafts] for seed in (0, 0, 1)]
-    first, again, other = (attended_drafts(model, drafts, own, 1.0)[0].embeddings for own in noisy)
+    first, again, other = (
+        attended_drafts(drafts, own, hypothesis_scores(model, drafts, own), 1.0)[0].embeddings for own in noisy
+    )
     assert torch.equal(first, again) and not torch.allclose(first, other)
     assert not torch.allclose(first, drafts[0].embeddings)
 
@@ -161,9 +163,9 @@ def test_ensemble_of_a_batch_is_that_of_each(taught, asked):
         assert_equal_answers(answer, model.segment([image], [question], processor, ensemble=3)[0])
     drafts = generate_drafts(model, processor, images, questions)
     noisy = [embedding_hypotheses(model, d, 3, 0.5, 0) for d in drafts]
-    at_once, in_parts = (attended_drafts(model, drafts, noisy, 1.0, batch_targets=size) for size in (64, 2))
+    at_once, in_parts = (hypothesis_scores(model, drafts, noisy, batch_targets=size) for size in (64, 2))
     for a, b in zip(at_once, in_parts, strict=True):
-        torch.testing.assert_close(a.embeddings, b.embeddings, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_ensemble_without_noise_is_the_single_pass(taught, asked):
@@ -209,5 +211,5 @@ def test_finish_brings_each_mask_to_its_own_picture(taught, samples):
     answer = samples[0].questions[0].answer
     drafts = forced_drafts(model, processor, images, ["Find the cross."] * 3, [answer] * 3)
     assert all(isinstance(draft, Draft) for draft in drafts)
-    shapes = [a.targets[0].mask.shape for a in finish(model, drafts)]
+    shapes = [a.targets[0].mask.shape for a in finish(model, drafts, 0.0)]
     assert shapes == [(height, width) for width, height in sizes]
