@@ -14,7 +14,7 @@ from popen.lvlm.loading import load_model
 from popen.lvlm.mining import load_mined
 from popen.preference.reference import check_fingerprint, model_fingerprint
 from popen.recipe import run
-from popen.training.callbacks import resume_path, use_all_cores
+from popen.training.callbacks import finish, resume_path, use_all_cores
 from popen.training.preference import PreferenceArguments, PreferenceStreams, PreferenceTrainer
 
 
@@ -39,11 +39,7 @@ def main(script: ScriptArguments, training: PreferenceArguments) -> None:
     streams = PreferenceStreams(text, seg, source)
     trainer = PreferenceTrainer(model, training, train_dataset=streams, processor=processor)
     trainer.train(resume_from_checkpoint=resume_path(training))
-    trainer.save_model(training.output_dir)
-    if trainer.is_world_process_zero():
-        processor.save_pretrained(training.output_dir)
-    trainer.save_state()
-    trainer.end()
+    finish(trainer)
 
 
 if __name__ == "__main__":

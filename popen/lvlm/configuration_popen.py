@@ -25,11 +25,17 @@ class PopenConfig(PreTrainedConfig):
         decoder_dim, decoder_depth, decoder_heads, decoder_mlp_dim: the two-way transformer of each level.
         ce_weight, bce_weight, dice_weight, quality_weight: weights of the supervised loss (PixelLM: 1.0, 2.0, 0.5;
             the quality head is ours).
-        look_weight: weight of the look-first loss, which asks for all targets of a question in one mask before a word
-            is said; it teaches a model that learns from nothing where to look (ours). 0 leaves it out.
+        name_weight: weight of the naming loss: picture tokens under a target's mask must say its phrase through the
+            language model's own output embedding (region-text alignment; ours). It teaches a model that learns from
+            nothing to see before it has to speak. 0 leaves it out.
+        look_weight: weight of the looking loss: one attention head of the last layer must be on a target while its
+            phrase is said (supervised attention; ours). It teaches a model that learns from nothing where to look.
+            0 leaves it out.
         refinement_alpha: BCE weight of pixels claimed by two targets of one answer, >= 1 (reconstruction).
-        mask_threshold: logit above which a pixel belongs to the mask; calibrated on a dev split.
-        ensemble_noise, ensemble_sharpness: spread of the hypotheses in units of embedding_std, and λ of the attention.
+        mask_threshold, ensemble_threshold: logit above which a pixel belongs to the mask of a single pass and of the
+            ensemble; both calibrated on held-out pictures.
+        ensemble_noise, ensemble_sharpness: spread of the hypotheses in units of embedding_std, and λ of the
+            attention, which is calibrated with the threshold.
         embedding_std: per-scale spread of segmentation embeddings over training data; scales embedding noise.
     """
 
@@ -56,12 +62,14 @@ class PopenConfig(PreTrainedConfig):
     bce_weight: float = 2.0
     dice_weight: float = 0.5
     quality_weight: float = 0.1
+    name_weight: float = 0.0
     look_weight: float = 0.0
     refinement_alpha: float = 2.0
     mask_threshold: float = 0.0
     embedding_std: list[float] | None = None
     ensemble_noise: float = 0.5
     ensemble_sharpness: float = 1.0
+    ensemble_threshold: float = 0.0
     is_composition: Literal[True] = True
 
     def __post_init__(self, **kwargs):

@@ -6,8 +6,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from popen.lvlm.pixel_encoder import LayerNorm2d
-
 
 class Attention(nn.Module):
     """Multi-head attention between two sequences, computed at a reduced inner width."""
@@ -57,26 +55,29 @@ class ScaleDecoder(nn.Module):
         self.layers = nn.ModuleList(TwoWayLayer(dim, heads, mlp_dim) for _ in range(depth))
         self.final_attention = Attention(dim, heads, downsample=2)
         self.final_norm = nn.LayerNorm(dim)
-        narrow = max(dim // 4, 16)
-        self.upscale = nn.Sequential(
-            nn.ConvTranspose2d(dim, narrow, 2, 2), LayerNorm2d(narrow), nn.GELU(), nn.Conv2d(narrow, narrow, 1)
-        )
-        self.hypernetwork = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, narrow))
+        self.narrow = max(dim // 4, 16)
+        # SAM doubles the resolution by a 2×2 transposed convolution, which is a linear layer per pixel
+        self.upscale = nn.Linear(dim, 4 * self.narrow)
+        self.upscale_norm = nn.LayerNorm(self.narrow)
+        self.hypernetwork = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, self.narrow))
         self.position_frequencies = nn.Parameter(torch.randn(2, dim // 2))
 
     def forward(self, features_TDHW: torch.Tensor, embedding_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         targets, _, height, width = features_TDHW.shape
         image = features_TDHW.flatten(2).transpose(1, 2)
         image_pe = self._positions(height, width).to(image.dtype)
-        tokens = torch.cat([self.output_tokens.expand(targets, -1, -1).to(image.dtype), embedding_TD[:, None]], 1)
+        # The embedding is added to the output tokens too: a path from it to every pixel that need not be learnt first.
+        outputs = self.output_tokens.to(image.dtype) + embedding_TD[:, None]
+        tokens = torch.cat([outputs, embedding_TD[:, None]], 1)
         token_pe = tokens
         for layer in self.layers:
             tokens, image = layer(tokens, image, token_pe, image_pe)
         attended = self.final_attention(tokens + token_pe, image + image_pe, image)
         tokens = self.final_norm(tokens + attended)
-        upscaled = self.upscale(image.transpose(1, 2).unflatten(2, (height, width)))
-        logits = torch.einsum("td,tdhw->thw", self.hypernetwork(tokens[:, 0]), upscaled)
-        return logits, tokens[:, 1]
+        upscaled = F.gelu(self.upscale_norm(self.upscale(image).unflatten(2, (4, self.narrow))))
+        logits = upscaled.flatten(1, 2) @ self.hypernetwork(tokens[:, 0])[:, :, None]
+        logits = logits.view(targets, height, width, 4).permute(0, 3, 1, 2)
+        return F.pixel_shuffle(logits, 2)[:, 0], tokens[:, 1]
 
     def _positions(self, height: int, width: int) -> torch.Tensor:
         """Random Fourier features of pixel-centre coordinates, (h·w, D); frequencies are trained."""

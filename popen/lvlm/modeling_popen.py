@@ -44,6 +44,7 @@ class PopenOutput(ModelOutput):
     dice_loss: torch.Tensor | None = None
     quality_loss: torch.Tensor | None = None
     look_loss: torch.Tensor | None = None
+    name_loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     logps: torch.Tensor | None = None
     embeddings: torch.Tensor | None = None
@@ -71,7 +72,6 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         self.pixel_fusion = (
             PixelFusion(config.decoder_dim, config.scales, hidden_size) if config.pixel_fusion else None
         )
-        self.look_head = nn.Linear(hidden_size, config.scales * config.decoder_dim) if config.look_weight else None
         self.mask_decoder = MaskDecoder(
             config.decoder_dim, config.decoder_depth, config.decoder_heads, config.decoder_mlp_dim, config.scales
         )
@@ -93,6 +93,12 @@ class PopenForReasoningSegmentation(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.backbone.get_output_embeddings()
 
+    def freeze_vision(self) -> None:
+        """Leaves only the language model and the codebook to be trained: what sees and what draws stays as it is."""
+        for name, parameter in self.named_parameters():
+            if "language_model" not in name and not name.startswith(("codebook.", "backbone.lm_head")):
+                parameter.requires_grad_(False)
+
     def encode_pictures(self, pixel_values: torch.Tensor) -> EncodedPictures:
         """Runs the vision tower and the pixel encoder once on pictures (B, 3, S, S)."""
         tower = self.backbone.model.get_image_features(pixel_values, output_hidden_states=True, return_dict=True)
@@ -108,35 +114,48 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         """Mask logits (T, h, w) and predicted IoU (T,); `picture_T` says which picture each target is in."""
         return self.mask_decoder(features, picture_T, embeddings_TLD)
 
-    def read(self, input_ids, position_ids, attention_mask, pictures: EncodedPictures) -> torch.Tensor:
-        """Hidden states (B, S, H) of packed rows; the mask is (B, 1, S, S) bool."""
+    def read(
+        self, input_ids, position_ids, attention_mask, pictures: EncodedPictures, look: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Hidden states (B, S, H) of packed rows; to `look`, also the last layer's first head's attention (B, S, S).
+
+        Args:
+            attention_mask: (B, 1, S, S) bool.
+        Raises:
+            ValueError: `look` without eager attention, which alone gives its weights away.
+        """
+        if look and self.config._attn_implementation != "eager":
+            raise ValueError("look_weight > 0 reads attention weights: load the model with attn_implementation=eager")
         if self.config._attn_implementation == "eager":  # it adds the mask to the logits, where True would be 1
             blocked = torch.finfo(self.dtype).min
             attention_mask = torch.zeros_like(attention_mask, dtype=self.dtype).masked_fill(~attention_mask, blocked)
-        return self.backbone.model(
+        output = self.backbone.model(
             input_ids=input_ids,
             position_ids=position_ids,
             attention_mask=attention_mask,
             mm_encoder_outputs={"image": ModelOutput(pooler_output=pictures.language)},
             use_cache=False,
-        ).last_hidden_state
+            output_attentions=look,
+        )
+        return output.last_hidden_state, output.attentions[-1][:, 0] if look else None
 
     def forward(
         self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        pixel_values: torch.Tensor,
-        token_row: torch.Tensor,
-        token_predictor: torch.Tensor,
-        token_labels: torch.Tensor,
-        target_row: torch.Tensor,
-        target_predictor: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        token_row: torch.Tensor | None = None,
+        token_predictor: torch.Tensor | None = None,
+        token_labels: torch.Tensor | None = None,
+        target_row: torch.Tensor | None = None,
+        target_predictor: torch.Tensor | None = None,
         target_group: torch.Tensor | None = None,
         target_masks: torch.Tensor | None = None,
+        target_phrases: torch.Tensor | None = None,
         look_row: torch.Tensor | None = None,
-        look_predictor: torch.Tensor | None = None,
-        look_masks: torch.Tensor | None = None,
+        look_column: torch.Tensor | None = None,
+        look_target: torch.Tensor | None = None,
         valid: torch.Tensor | None = None,
         token_count: float | None = None,
         target_count: float | None = None,
@@ -144,20 +163,28 @@ class PopenForReasoningSegmentation(PreTrainedModel):
     ) -> PopenOutput:
         """Text and mask losses in one pass over packed rows (see `shared_prefix`).
 
+        Without `input_ids` the language model's layers stay out, which is the alignment stage before supervised
+        fine-tuning: picture tokens name the targets, and the words of a target's phrase alone ask for its mask.
+
         Args:
             input_ids, position_ids: (B, S). attention_mask: (B, 1, S, S) bool. pixel_values: (B, 3, side, side).
             token_row, token_predictor, token_labels: (N,) for completion tokens: the row, the column whose state
                 predicts it, and the token.
             target_row: (T,). target_predictor: (T, L·N) columns whose states predict the target's `[SEG…]` tokens.
             target_group: (T,) which answer a target belongs to, for target refinement.
-            target_masks: (T, side, side) in 0..1. look_row, look_predictor: (Q,) where each answer begins, and
-            look_masks: (Q, side, side) all its targets in one, for the look-first loss.
+            target_masks: (T, side, side) in 0..1. target_phrases: (T, W) token ids of each target's phrase, −1 where
+                there is none, for the naming loss.
+            look_row, look_column, look_target: (Q,) the tokens that name a target or predict its first `[SEG…]`, and
+                which target, for the looking loss.
             valid: (B, side, side) bool, canvas pixels that count.
             token_count, target_count, look_count: what to divide by; this batch's own by default, under DDP the
                 mean over ranks.
         """
+        if input_ids is None:
+            return self._align(pixel_values, target_row, target_masks, target_phrases, valid, target_count)
         pictures = self.encode_pictures(pixel_values)
-        hidden = self.read(input_ids, position_ids, attention_mask, pictures)
+        look = bool(self.config.look_weight) and look_row is not None and target_masks is not None
+        hidden, attention = self.read(input_ids, position_ids, attention_mask, pictures, look)
         logits = self.get_output_embeddings()(hidden[token_row, token_predictor])
         logps = per_token_logps(logits, token_labels)
         embeddings = self.codebook(hidden[target_row[:, None], target_predictor])
@@ -174,12 +201,54 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         output.loss = self.config.ce_weight * output.ce_loss
         if target_masks is not None:
             self._mask_losses(output, target_masks, valid[target_row], target_group, target_count)
-        if self.look_head is not None and look_masks is not None:
-            embeddings = self.look_head(hidden[look_row, look_predictor]).unflatten(1, (self.config.scales, -1))
-            logits, _ = self.decode_masks(pictures.features, look_row, embeddings)
-            output.look_loss = self._look_loss(logits, look_masks, valid[look_row], look_count)
+        if attention is not None:
+            columns = (input_ids[0] == self.config.backbone_config.image_token_id).nonzero()[:, 0]
+            cover = self._cover(target_masks * valid[target_row], len(columns))
+            cover = cover / cover.amax(1, keepdim=True).clamp(min=1e-6)
+            output.look_loss = self._look_loss(
+                attention, columns, cover, look_row, look_column, look_target, look_count
+            )
             output.loss = output.loss + self.config.look_weight * output.look_loss
+        if self.config.name_weight and target_phrases is not None:
+            counted = target_masks * valid[target_row]
+            output.name_loss = self.name_loss(pictures, target_row, counted, target_phrases, target_count)
+            output.loss = output.loss + self.config.name_weight * output.name_loss
         return output
+
+    def _align(self, pixel_values, target_row, target_masks, target_phrases, valid, target_count) -> PopenOutput:
+        """Words and pictures without a sentence: each is asked for the other."""
+        pictures, valid = self.encode_pictures(pixel_values), valid[target_row]
+        embeddings = self.codebook(self._phrase_states(target_phrases))
+        mask_logits, predicted_iou = self.decode_masks(pictures.features, target_row, embeddings)
+        output = PopenOutput(embeddings=embeddings, mask_logits=mask_logits, predicted_iou=predicted_iou)
+        output.name_loss = self.name_loss(pictures, target_row, target_masks * valid, target_phrases, target_count)
+        output.loss = output.name_loss
+        self._mask_losses(output, target_masks, valid, None, target_count)
+        return output
+
+    def _phrase_states(self, phrases: torch.Tensor) -> torch.Tensor:
+        """What a phrase's words say before anything is read, (T, L·N, H): their summed embeddings at unit scale."""
+        words = self.get_input_embeddings()(phrases.clamp(min=0)) * (phrases >= 0)[:, :, None]
+        return self._repeated(F.rms_norm(words.sum(1), words.shape[-1:]))
+
+    def _repeated(self, states_TH: torch.Tensor) -> torch.Tensor:
+        """One state in the place of each of a target's `[SEG…]` tokens, (T, L·N, H)."""
+        return states_TH[:, None].expand(-1, self.config.scales * self.config.tokens_per_scale, -1)
+
+    def name_loss(self, pictures: EncodedPictures, row, masks, phrases, count: float | None = None) -> torch.Tensor:
+        """−log p of each target's words, read straight off the picture tokens under its mask; mean over targets.
+
+        The tokens are pooled by how much of each the mask covers and go through the language model's own output
+        embedding: region-text alignment (as RegionCLIP aligns regions; this form is ours).
+        """
+        tokens = torch.stack(pictures.language)
+        cover = self._cover(masks, tokens.shape[1])
+        cover = (cover / cover.sum(1, keepdim=True).clamp(min=1e-6)).to(tokens.dtype)
+        pooled = (cover[:, None] @ tokens[row])[:, 0]
+        logps = self.get_output_embeddings()(pooled).float().log_softmax(-1)
+        said = phrases >= 0
+        own = (logps.gather(1, phrases.clamp(min=0)) * said).sum(1) / said.sum(1).clamp(min=1)
+        return -own.sum() / (count or max(len(own), 1))
 
     def _mask_losses(self, output: PopenOutput, masks, valid, group, count) -> None:
         """Adds PixelLM's mask losses, with target refinement at work, and the quality head's."""
@@ -201,13 +270,15 @@ class PopenForReasoningSegmentation(PreTrainedModel):
             + config.quality_weight * output.quality_loss
         )
 
-    def _look_loss(self, logits, masks, valid, count: float | None) -> torch.Tensor:
-        logits = F.interpolate(logits[:, None].float(), masks.shape[-2:], mode="bilinear")[:, 0]
-        config = self.config
-        loss = config.bce_weight * bce_loss(logits, masks, valid) + config.dice_weight * dice_loss(
-            logits, masks, valid
-        )
-        return loss.sum() / (count or max(len(masks), 1))
+    def _cover(self, masks: torch.Tensor, tokens: int) -> torch.Tensor:
+        """How much of each picture token a mask (T, side, side) covers, (T, P) in 0..1; P is a square number."""
+        return F.adaptive_avg_pool2d(masks[:, None], int(tokens**0.5)).flatten(1)
+
+    def _look_loss(self, attention_BSS, image_columns, cover_TP, row, column, target, count) -> torch.Tensor:
+        """−log of the attention that the tokens which name a target pay to it; mean over those tokens."""
+        looked = attention_BSS[row, column][:, image_columns].float()
+        on_target = (looked * cover_TP[target]).sum(1).clamp(min=1e-6)
+        return -on_target.log().sum() / (count or max(len(row), 1))
 
     @torch.no_grad()
     def segment(self, images, questions, processor, ensemble: int = 0, max_new_tokens: int = 96, batch_size: int = 32):

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
+from popen.data import rle
 from popen.data.safe_io import DataError
 from popen.data.schema import Sample
 from popen.lvlm.canvas import Canvas
@@ -25,10 +27,6 @@ class PackedRow:
     sequence: torch.Tensor
     target_predictor: torch.Tensor
     target_sequence: torch.Tensor
-
-    def beginnings(self) -> torch.Tensor:
-        """The column that predicts each completion's first token: the end of its question."""
-        return self.predictor[self.sequence.diff(prepend=self.sequence.new_tensor([-1])) != 0]
 
     def without_targets(self) -> "PackedRow":
         """The same row for text only: no mask is decoded for it."""
@@ -135,24 +133,70 @@ def _check_length(processor: PopenProcessor, tokens: int, name: str) -> None:
 
 def supervised_batch(processor: PopenProcessor, samples: list[Sample]) -> dict[str, torch.Tensor]:
     """Everything `PopenForReasoningSegmentation.forward` takes, for samples with all their questions."""
-    rows, squares, masks, look, valid = [], [], [], [], []
+    rows, squares, masks, valid, phrases = [], [], [], [], []
     for sample in samples:
         square, canvas = processor.place(sample.image, sample.image_id)
         squares.append(square)
         rows.append(question_branches(processor, [(q.question, q.answer) for q in sample.questions], sample.image_id))
-        own = [canvas_masks(canvas, question) for question in sample.questions]
-        masks += own
-        look += [m.amax(0) if len(m) else m.new_zeros(m.shape[1:]) for m in own]
+        masks += [canvas_masks(canvas, question) for question in sample.questions]
+        phrases += [processor.phrase_ids(phrase) for q in sample.questions for phrase in q.phrases]
         valid.append(canvas.valid(sample.decoded_ignore()))
     batch = stack_rows(rows, processor.tokenizer.pad_token_id)
     return batch | {
         "pixel_values": processor.pixel_values(squares),
         "target_masks": torch.cat(masks) if masks else torch.zeros(0, processor.image_size, processor.image_size),
-        "look_row": batch["sequence_row"],
-        "look_predictor": torch.cat([row.beginnings() for row in rows]),
-        "look_masks": torch.stack(look) if look else torch.zeros(0, processor.image_size, processor.image_size),
+        "target_phrases": pad_phrases(phrases),
+        "valid": torch.stack(valid),
+        **look_columns(batch["target_row"], batch["target_predictor"], [len(phrase) + 1 for phrase in phrases]),
+    }
+
+
+def look_columns(row: torch.Tensor, predictor: torch.Tensor, lengths: list[int]) -> dict[str, torch.Tensor]:
+    """The tokens from before a target's phrase to its end: each predicts a word of it or its first `[SEG…]`.
+
+    Args:
+        row, predictor: (T,) and (T, L·N) of the targets. lengths: tokens of each phrase and of the blank after it,
+            which stand before `[SEG0]`.
+    """
+    counts = torch.tensor([length + 1 for length in lengths], dtype=torch.long)
+    target = torch.repeat_interleave(torch.arange(len(lengths)), counts)
+    back = torch.cat([torch.arange(length, -1, -1) for length in lengths]) if lengths else target
+    return {
+        "look_row": row[target],
+        "look_column": predictor[:, 0][target] - back,
+        "look_target": target,
+    }
+
+
+def alignment_batch(processor: PopenProcessor, samples: list[Sample]) -> dict[str, torch.Tensor]:
+    """What the model takes to align each distinct target with its phrase; no question is read."""
+    squares, masks, phrases, rows, valid = [], [], [], [], []
+    for row, sample in enumerate(samples):
+        square, canvas = processor.place(sample.image, sample.image_id)
+        squares.append(square)
+        named = {
+            (phrase, mask["counts"]): mask
+            for question in sample.questions
+            for phrase, mask in zip(question.phrases, question.masks, strict=True)
+        }
+        if named:
+            masks.append(canvas.place_masks(np.stack([rle.decode(mask) for mask in named.values()])))
+        phrases += [processor.phrase_ids(phrase) for phrase, _ in named]
+        rows += [row] * len(named)
+        valid.append(canvas.valid(sample.decoded_ignore()))
+    return {
+        "pixel_values": processor.pixel_values(squares),
+        "target_row": torch.tensor(rows, dtype=torch.long),
+        "target_masks": torch.cat(masks) if masks else torch.zeros(0, processor.image_size, processor.image_size),
+        "target_phrases": pad_phrases(phrases),
         "valid": torch.stack(valid),
     }
+
+
+def pad_phrases(phrases: list[tuple[int, ...]]) -> torch.Tensor:
+    """Token ids of phrases, (T, W), padded with −1."""
+    width = max(map(len, phrases), default=1)
+    return torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in phrases], dtype=torch.long).reshape(-1, width)
 
 
 def canvas_masks(canvas: Canvas, question) -> torch.Tensor:

@@ -105,6 +105,10 @@ class PopenProcessor(PushToHubMixin):
             raise DataError(f"{name}: the answer holds a control token ({answer[:60]!r}); take it out")
         return (*self._tokens(answer.replace(SEG, "".join(self.seg_tokens))), self.tokenizer.eos_token_id)
 
+    def phrase_ids(self, phrase: str) -> tuple[int, ...]:
+        """Tokens of a target's phrase as they stand inside an answer."""
+        return self._tokens(" " + phrase)
+
     def decode_answer(self, ids: list[int] | tuple[int, ...]) -> DecodedAnswer:
         """Tokens back to words; complete groups become `<seg>`, broken ones are dropped and counted."""
         eos = self.tokenizer.eos_token_id

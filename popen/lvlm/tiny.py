@@ -73,7 +73,7 @@ def tiny_processor(
     return PopenProcessor(backbone, image_size, codebook_size, max_length=256)
 
 
-def tiny_config(processor: PopenProcessor, patch_size: int = 12, width: int = 192, layers: int = 4) -> PopenConfig:
+def tiny_config(processor: PopenProcessor, patch_size: int = 12, width: int = 128, layers: int = 4) -> PopenConfig:
     """3.5 M parameters at the default width and depth; smaller ones serve the tests."""
     tokenizer = processor.tokenizer
     vision = CLIPVisionConfig(
@@ -124,12 +124,13 @@ def tiny_config(processor: PopenProcessor, patch_size: int = 12, width: int = 19
         seg_token_ids=list(processor.seg_token_ids),
         tokens_per_scale=2,
         scales=2,
-        decoder_dim=width // 3,
-        decoder_depth=2,
+        decoder_dim=width * 3 // 64 * 8,  # 48 at the default width
+        decoder_depth=1,
         decoder_heads=4,
-        decoder_mlp_dim=width,
+        decoder_mlp_dim=width * 3 // 4,
         dice_weight=1.0,
         pixel_fusion=True,
+        name_weight=0.5,
         look_weight=1.0,
         tie_word_embeddings=True,
     )

@@ -1,5 +1,6 @@
 """Trainers on top of transformers.Trainer."""
 
+from popen.training.alignment import AlignmentTrainer
 from popen.training.sft import SegmentationSFTTrainer, SFTArguments
 
-__all__ = ["SFTArguments", "SegmentationSFTTrainer"]
+__all__ = ["AlignmentTrainer", "SFTArguments", "SegmentationSFTTrainer"]

@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 
 from popen.data.safe_io import DataError, StorageError
+from popen.training.muon import MuonWithAdamW, hidden_matrices
 
 
 class PartLossTrainer(Trainer):
@@ -20,6 +21,22 @@ class PartLossTrainer(Trainer):
         self.processor = processor
         self._parts: dict[str, list[float]] = defaultdict(list)
         self.add_callback(ProcessorCallback(processor))
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """AdamW as transformers makes it, or Muon beside it where `muon_learning_rate` is set."""
+        if self.optimizer is None and getattr(self.args, "muon_learning_rate", None):
+            model = self.model if model is None else model
+            matrices, decayed = hidden_matrices(model), set(self.get_decay_parameter_names(model))
+            groups: tuple[list, list, list] = ([], [], [])
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    groups[0 if name in matrices else 1 if name in decayed else 2].append(parameter)
+            args = self.args
+            betas = (args.adam_beta1, args.adam_beta2)
+            self.optimizer = MuonWithAdamW(
+                *groups, args.learning_rate, args.muon_learning_rate, betas, args.weight_decay
+            )
+        return super().create_optimizer(model)
 
     def note(self, **parts: torch.Tensor | float) -> None:
         """Remembers values for the next log line."""
@@ -91,6 +108,15 @@ def use_all_cores() -> None:
     if alone and not torch.cuda.is_available() and os.environ.get("OMP_NUM_THREADS") in (None, "1"):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(cores or 1)
+
+
+def finish(trainer: PartLossTrainer) -> None:
+    """Writes the final model with its processor, and the log, to `output_dir`."""
+    trainer.save_model(trainer.args.output_dir)
+    if trainer.is_world_process_zero():
+        trainer.processor.save_pretrained(trainer.args.output_dir)
+    trainer.save_state()
+    trainer.end()
 
 
 def resume_path(args) -> str | None:

@@ -17,6 +17,9 @@ class SFTArguments(TrainingArguments):
 
     output_dir: str = field(default="runs/sft", metadata={"help": "Where checkpoints and the final model go."})
     learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate; PixelLM's with LoRA."})
+    muon_learning_rate: float | None = field(
+        default=None, metadata={"help": "Train hidden matrices with Muon at this rate; for models from scratch."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: rows are packed by the collator."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Kept off: non-finite losses must be seen."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between two log lines."})
@@ -58,6 +61,7 @@ class SegmentationSFTTrainer(PartLossTrainer):
                 "seg/quality": outputs.quality_loss,
             }
         )
-        if outputs.look_loss is not None:
-            self.note(**{"seg/look": outputs.look_loss})
+        for name, part in (("seg/look", outputs.look_loss), ("text/name", outputs.name_loss)):
+            if part is not None:
+                self.note(**{name: part})
         return (outputs.loss, outputs) if return_outputs else outputs.loss

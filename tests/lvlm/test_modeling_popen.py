@@ -3,17 +3,20 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.utils import ModelOutput
 
 import popen.lvlm  # noqa: F401 (registers the Auto classes)
+from popen.data import rle
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
-from popen.lvlm.packing import supervised_batch
-from popen.objectives.masks import bce_loss, dice_loss
+from popen.lvlm.packing import alignment_batch, supervised_batch
+from popen.objectives.masks import bce_loss
 
 # what the supervised loss does not reach: CLIP's pooled output is not read, the preference head trains on P_s
 UNREACHED = ("backbone.model.vision_tower.post_layernorm.", "preference_head.")
@@ -39,7 +42,7 @@ def same(a, b):
 
 
 def test_loss_is_the_weighted_sum_of_its_parts(model, inputs):
-    weights = {"ce": 0.7, "bce": 3.0, "dice": 0.4, "quality": 0.2, "look": 0.6}
+    weights = {"ce": 0.7, "bce": 3.0, "dice": 0.4, "quality": 0.2, "look": 0.6, "name": 0.9}
     for name, weight in weights.items():
         setattr(model.config, f"{name}_weight", weight)
     with torch.no_grad():
@@ -49,29 +52,100 @@ def test_loss_is_the_weighted_sum_of_its_parts(model, inputs):
     torch.testing.assert_close(output.loss, sum(weights[name] * parts[name] for name in weights))
 
 
-def test_the_look_loss_is_the_mask_loss_of_all_targets_in_one(model, inputs):
-    """One mask per question from the state that predicts its answer's first token; BCE and Dice as for targets."""
+def test_the_look_loss_is_the_log_of_the_attention_on_the_target(model, inputs):
+    """The last layer's first head, by hand from the attention weights that transformers returns."""
     with torch.no_grad():
         output = model(**inputs)
-        hidden = []
-        hook = model.backbone.model.register_forward_hook(lambda *arguments: hidden.append(arguments[2][0]))
+        pictures = model.encode_pictures(inputs["pixel_values"])
+        mask = torch.zeros(inputs["attention_mask"].shape).masked_fill(~inputs["attention_mask"], -1e9)
+        attention = model.backbone.model(
+            input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], attention_mask=mask,
+            mm_encoder_outputs={"image": ModelOutput(pooler_output=pictures.language)}, output_attentions=True,
+        ).attentions[-1][:, 0]  # fmt: skip
+    first = int((inputs["input_ids"][0] == model.config.backbone_config.image_token_id).nonzero()[0])
+    losses = []
+    for row, column, target in zip(inputs["look_row"], inputs["look_column"], inputs["look_target"], strict=True):
+        cover = torch.nn.functional.avg_pool2d(inputs["target_masks"][target][None], 12).flatten()
+        looked = attention[row, column, first : first + 64]
+        losses.append(-(looked * cover / cover.max()).sum().log())
+    torch.testing.assert_close(output.look_loss, torch.stack(losses).mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_looking_needs_eager_attention(model, inputs):
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match="attn_implementation=eager"):
         model(**inputs)
-        hook.remove()
-        state = hidden[0][inputs["look_row"], inputs["look_predictor"]]
-        embeddings = model.look_head(state).unflatten(1, (2, 16))
-        logits, _ = model.decode_masks(output.features, inputs["look_row"], embeddings)
-    logits = torch.nn.functional.interpolate(logits[:, None], (96, 96), mode="bilinear")[:, 0]
-    arguments = logits, inputs["look_masks"], inputs["valid"][inputs["look_row"]]
-    config = model.config
-    expected = config.bce_weight * bce_loss(*arguments) + config.dice_weight * dice_loss(*arguments)
-    torch.testing.assert_close(output.look_loss, expected.mean())
+    model.config.look_weight = 0.0
+    assert model(**inputs).look_loss is None
+
+
+def test_the_name_loss_is_the_words_cross_entropy_at_the_pooled_picture_tokens(model, inputs):
+    """Each token counts by the share of the target in it; the words are those of the answer's phrase."""
+    with torch.no_grad():
+        output = model(**inputs)
+        tokens = torch.stack(model.encode_pictures(inputs["pixel_values"]).language)
+        losses = []
+        for row, mask, phrase in zip(
+            inputs["target_row"], inputs["target_masks"], inputs["target_phrases"], strict=True
+        ):
+            share = torch.nn.functional.avg_pool2d(mask[None], 12).flatten()
+            pooled = (share[:, None] * tokens[row]).sum(0) / share.sum()
+            logps = model.get_output_embeddings()(pooled).log_softmax(-1)
+            losses.append(-logps[phrase[phrase >= 0]].mean())
+    torch.testing.assert_close(output.name_loss, torch.stack(losses).mean())
+
+
+def test_pictures_alone_are_aligned(model, tiny, samples, inputs):
+    """Each distinct target once: its tokens name it, its words alone ask for its mask; the layers get no gradient."""
+    batch = alignment_batch(tiny[1], samples[:2])
+    distinct = {(s.image_id, m["counts"]) for s in samples[:2] for q in s.questions for m in q.masks}
+    assert len(batch["target_masks"]) == len(distinct) < len(inputs["target_masks"])
+    output, config = model(**batch), model.config
+    parts = {"name": 1.0, "bce": config.bce_weight, "dice": config.dice_weight, "quality": config.quality_weight}
+    expected = sum(weight * getattr(output, f"{name}_loss") for name, weight in parts.items())
+    torch.testing.assert_close(output.loss, expected)
+    assert output.logits is None
+    output.loss.backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    for part in ("vision_tower", "pixel_encoder", "mask_decoder", "codebook", "embed_tokens"):
+        assert any(part in name for name in reached), part
+    assert not any("language_model.layers" in name for name in reached)
+
+
+def test_the_same_words_ask_for_the_same_mask(model, tiny, samples):
+    """A phrase's embedding follows from its words alone, not from their order or the padding beside them."""
+    batch = alignment_batch(tiny[1], samples[:1])
+    phrases = batch["target_phrases"]
+    turned = torch.cat([torch.full((len(phrases), 2), -1), phrases.flip(1)], 1)
+    with torch.no_grad():
+        a, b = model(**batch), model(**(batch | {"target_phrases": turned}))
+    torch.testing.assert_close(a.embeddings, b.embeddings)
+    assert not torch.allclose(a.embeddings[0], a.embeddings[1])
+
+
+def test_alignment_does_not_see_ignored_pixels(model, tiny, samples):
+    left = np.zeros((96, 96), bool)
+    left[:, :48] = True
+    batch = alignment_batch(tiny[1], [replace(samples[0], ignore=rle.encode(left))])
+    other = batch["target_masks"].clone()
+    other[..., :48] = 1 - other[..., :48]
+    with torch.no_grad():
+        assert model(**batch).loss == model(**(batch | {"target_masks": other})).loss
+
+
+def test_frozen_vision_leaves_the_language_model_and_the_codebook(model, inputs):
+    model.freeze_vision()
+    model(**inputs).loss.backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert trained and all("language_model" in name or name.startswith("codebook.") for name in trained)
+    assert any(name.startswith("codebook.") for name in trained)
 
 
 def test_a_model_that_does_not_look(tiny, inputs):
     config = copy.deepcopy(tiny[0].config)
     config.look_weight = 0.0
     plain = PopenForReasoningSegmentation(config)
-    assert plain.look_head is None and plain(**inputs).look_loss is None
+    assert plain(**inputs).look_loss is None
 
 
 def test_parts_are_means_over_tokens_and_targets(model, inputs):
@@ -98,12 +172,12 @@ def test_refinement_costs_where_masks_of_one_answer_overlap(model, inputs):
 
 
 def test_shapes_without_masks(model, inputs):
-    masks = ("target_masks", "valid", "target_group", "look_row", "look_predictor", "look_masks")
+    masks = ("target_masks", "valid", "target_group", "target_phrases")
     text = {name: value for name, value in inputs.items() if name not in masks}
     with torch.no_grad():
         output = model(**text)
     tokens, targets = len(inputs["token_labels"]), len(inputs["target_row"])
-    assert output.bce_loss is output.look_loss is None and output.loss == output.ce_loss
+    assert output.bce_loss is output.look_loss is output.name_loss is None and output.loss == output.ce_loss
     assert output.logits.shape == (tokens, model.config.get_text_config().vocab_size)
     assert output.logps.shape == (tokens,) and output.embeddings.shape == (targets, 2, 16)
     assert output.mask_logits.shape == (targets, 48, 48) and output.predicted_iou.shape == (targets,)
@@ -144,9 +218,10 @@ def test_the_preference_head_has_gradients_of_its_own(model, inputs):
 
 def test_every_attention_implementation_reads_the_mask(model, inputs):
     with torch.no_grad():
-        by_sdpa = model(**inputs)
-        model.set_attn_implementation("eager")
         by_hand = model(**inputs)
+        model.set_attn_implementation("sdpa")
+        model.config.look_weight = 0.0
+        by_sdpa = model(**inputs)
     torch.testing.assert_close(by_hand.logps, by_sdpa.logps, atol=1e-4, rtol=1e-4)
 
 
@@ -193,7 +268,7 @@ def test_halves_with_the_mean_count_average_to_the_whole(model, halves):
         for part in (halves[0], *halves[1])
     )
     counts = {"token_count": len(whole["token_labels"]), "target_count": len(whole["target_row"])}
-    names = ("loss", "ce_loss", "bce_loss", "dice_loss", "quality_loss")
+    names = ("loss", "ce_loss", "bce_loss", "dice_loss", "quality_loss", "name_loss")
     assert_halves_average_to_the_whole(model, whole, parts, counts, names)
 
 

@@ -8,7 +8,14 @@ import torch
 
 from popen.data.safe_io import DataError
 from popen.data.schema import empty_ignore
-from popen.lvlm.packing import pack_row, preference_branches, question_branches, stack_rows, supervised_batch
+from popen.lvlm.packing import (
+    look_columns,
+    pack_row,
+    preference_branches,
+    question_branches,
+    stack_rows,
+    supervised_batch,
+)
 from popen.lvlm.shared_prefix import Branch
 
 SEGS = (7, 8)
@@ -39,14 +46,17 @@ def test_a_group_at_the_start_of_a_branch():
     assert row.target_predictor.tolist() == [[1, 3], [4, 5]] and row.target_sequence.tolist() == [1, 1]
 
 
-def test_beginnings_by_hand():
-    """The first tokens of the completions, 4 and 9, are predicted at columns 2 and 7."""
-    assert pack_row(TREE, [(1, 1), (2, 1)], SEGS).beginnings().tolist() == [2, 7]
-    assert pack_row(TREE, [(1, 0), (2, 0)], SEGS).beginnings().tolist() == [1, 1]
+def test_look_columns_by_hand():
+    """Two targets whose `[SEG0]` is predicted at columns 9 and 5; three and one tokens before it name them."""
+    row, predictor = torch.tensor([0, 1]), torch.tensor([[9, 10], [5, 6]])
+    found = look_columns(row, predictor, [3, 1])
+    assert found["look_column"].tolist() == [6, 7, 8, 9, 4, 5]
+    assert found["look_row"].tolist() == [0, 0, 0, 0, 1, 1] and found["look_target"].tolist() == [0, 0, 0, 0, 1, 1]
 
 
-def test_no_completions_have_no_beginnings():
-    assert pack_row(TREE, [], SEGS).beginnings().tolist() == []
+def test_no_targets_are_not_looked_at():
+    none = torch.zeros(0, dtype=torch.long)
+    assert all(len(column) == 0 for column in look_columns(none, none.reshape(0, 4), []).values())
 
 
 def test_without_targets_keeps_the_words():
@@ -134,11 +144,12 @@ def test_supervised_batch(tiny, samples):
     assert batch["target_group"].tolist() == owner
     truth = np.concatenate([q.decoded_masks(96, 96) for q in questions])
     assert (batch["target_masks"].numpy() == truth).all()  # scale 1: nothing is resampled
-    together = np.stack([q.decoded_masks(96, 96).any(0) for q in questions])
-    assert (batch["look_masks"].numpy() == together).all() and not together.any((1, 2)).all()
-    assert torch.equal(batch["look_row"], batch["sequence_row"])
-    first = [int((batch["token_sequence"] == number).nonzero()[0]) for number in range(len(questions))]
-    assert torch.equal(batch["look_predictor"], batch["token_predictor"][first])
+    tokens = batch["input_ids"][batch["look_row"], batch["look_column"]]
+    said = [processor.tokenizer.decode(tokens[batch["look_target"] == t]).split() for t in range(targets)]
+    phrases = [phrase for q in questions for phrase in q.phrases]
+    assert [" ".join(words[1:]) for words in said] == phrases  # after the article that predicts the first word
+    after = batch["target_predictor"][batch["look_target"], 0]
+    assert (batch["look_column"] <= after).all() and set(after.tolist()) <= set(batch["look_column"].tolist())
 
 
 def test_a_batch_without_targets_has_a_loss(tiny, samples):
@@ -149,7 +160,7 @@ def test_a_batch_without_targets_has_a_loss(tiny, samples):
     with torch.no_grad():
         output = model(**{k: v for k, v in batch.items() if k not in ("token_sequence", "sequence_row")})
     assert output.loss.isfinite() and output.ce_loss > 0
-    assert output.bce_loss == output.dice_loss == output.quality_loss == 0 < output.look_loss  # nothing is to be seen
+    assert output.bce_loss == output.dice_loss == output.quality_loss == output.look_loss == output.name_loss == 0
 
 
 def test_a_picture_without_questions(tiny, samples):

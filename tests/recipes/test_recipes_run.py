@@ -2,7 +2,11 @@
 
 import functools
 import importlib.util
+import inspect
 import json
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eval import segmentation
+from eval import report, segmentation
 from popen.data.safe_io import DataError
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
@@ -32,7 +36,7 @@ def recipe(name):
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """The folder with everything that init, sft, calibrate, mine, preference and preference_head have written."""
+    """The folder with everything that the recipes from init to preference_head have written."""
     root = tmp_path_factory.mktemp("chain")
     data = str(root / "data")
     for split, first, count in (("train", 0, 8), ("calibration", 900_000, 3), ("dev", 1_000_000, 3)):
@@ -42,11 +46,20 @@ def chain(tmp_path_factory):
     init.build_tiny = functools.partial(build_tiny, width=48, layers=1)
     init.main(init.InitArguments(dataset=data, output_dir=str(root / "init")))
 
+    align = recipe("align")
+    training = align.SFTArguments(
+        output_dir=str(root / "aligned"), max_steps=3, per_device_train_batch_size=4, learning_rate=4e-3, **QUIET
+    )
+    align.main(align.ScriptArguments(model_name_or_path=str(root / "init"), dataset=data), training)
+
     sft = recipe("sft")
     training = sft.SFTArguments(
         output_dir=str(root / "sft"), max_steps=30, per_device_train_batch_size=4, learning_rate=5e-3, **QUIET
     )
-    sft.main(sft.ScriptArguments(model_name_or_path=str(root / "init"), dataset=data), training)
+    script = sft.ScriptArguments(
+        model_name_or_path=str(root / "aligned"), dataset=data, attn_implementation="eager"
+    )
+    sft.main(script, training)
 
     calibrate = recipe("calibrate")
     calibrate.main(calibrate.CalibrationArguments(model_name_or_path=str(root / "sft"), dataset=data))
@@ -85,7 +98,7 @@ def weights(folder):
 
 
 def test_every_recipe_leaves_a_whole_model(chain):
-    for name in ("init", "sft", "popen", "final"):
+    for name in ("init", "aligned", "sft", "popen", "final"):
         assert {"config.json", "model.safetensors", "popen_processor.json", "tokenizer.json"} <= {
             file.name for file in (chain / name).iterdir()
         }, name
@@ -95,12 +108,15 @@ def test_every_recipe_leaves_a_whole_model(chain):
 
 
 def test_each_step_trained_what_it_should(chain):
-    init, sft, popen, final = (weights(chain / name) for name in ("init", "sft", "popen", "final"))
+    folders = ("init", "aligned", "sft", "popen", "final")
+    init, aligned, sft, popen, final = (weights(chain / name) for name in folders)
 
     def changed(before, after):
         return {name for name in before if not torch.equal(before[name], after[name])}
 
-    assert any("mask_decoder" in name for name in changed(init, sft))
+    assert any("mask_decoder" in name for name in changed(init, aligned))
+    assert not any("language_model.layers" in name for name in changed(init, aligned))
+    assert any("language_model.layers" in name for name in changed(aligned, sft))
     assert any("language_model" in name for name in changed(sft, popen))
     assert changed(sft, final) and all(name.startswith("preference_head.") for name in changed(sft, final))
 
@@ -149,6 +165,100 @@ def test_the_end_can_be_evaluated(chain, monkeypatch):
     summary = json.loads((out / "summary.json").read_text())
     assert list(summary["arms"]) == ["single", "ensemble", "uniform", "rectangle_ensemble", "flip"]
     assert summary["pictures"] == 3
+
+
+@pytest.fixture(scope="module")
+def finished(chain, tmp_path_factory):
+    """A folder as recipes/path.py leaves it, from the models of the chain."""
+    run = tmp_path_factory.mktemp("finished")
+    models = {"base": "sft", "continued_sft": "popen", "popen_policy": "popen", "popen": "final", "data": "data"}
+    for name, source in models.items():
+        (run / name).symlink_to(chain / source)
+    for name in ("base", "continued_sft", "popen"):
+        more = ["--ensemble", "2", "--controls"] if name == "popen" else []
+        with pytest.MonkeyPatch.context() as patch:
+            argv = ["eval.segmentation", "--model", str(run / name), "--data", str(run / "data"), *more]
+            patch.setattr(sys, "argv", [*argv, "--out", str(run / "eval" / name), "--max-new-tokens", "40"])
+            segmentation.main()
+    path = recipe("path")
+    path.note_cost(run / "cost.json", 60.0)
+    path.note_cost(run / "cost.json", 6.0)  # an interrupted run goes on: its seconds add up
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["eval.report", "--run", str(run), "--ensemble", "2", "--seed", "1"])
+        report.main()
+    return run
+
+
+def test_the_report_has_the_promised_keys(finished):
+    written = json.loads((finished / "report.json").read_text())
+    assert list(written["arms"]) == ["base", "continued_sft", "popen", "popen_ensemble"]
+    for arm in written["arms"].values():
+        assert set(arm) == {"ciou", "giou", "chair_i", "chair_s", "no_target_acc", "n"}
+    assert written["seconds"] == 66.0 and written["peak_gib"] > 0
+    summary = json.loads((finished / "eval" / "popen" / "summary.json").read_text())
+    assert written["arms"]["popen_ensemble"]["ciou"] == summary["arms"]["ensemble"]["ciou"]
+
+
+def test_the_page_needs_nothing_beside_it(finished):
+    page = (finished / "report.html").read_text()
+    assert page.count("<tr>") == 8 and page.count("<svg") == 4  # four arms and three controls under one head
+    assert page.count('class="card"') == 3  # there are three pictures
+    assert page.count("data:image/png;base64,") == 9
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+
+
+# ---- every shipped YAML, for two steps
+
+TRAINING = ["--max_steps", "2", "--per_device_train_batch_size", "2", "--disable_tqdm", "true"]
+SHIPPED = {
+    "align_tiny": ("align", "init", TRAINING),
+    "align_coco": ("align", "init", TRAINING),
+    "sft_tiny": ("sft", "aligned", TRAINING),
+    "sft_tiny_words": ("sft", "aligned", TRAINING),
+    "sft_coco": ("sft", "aligned", TRAINING),
+    "mine_tiny": ("mine", "sft", ["--max_rows", "2", "--candidates", "2"]),
+    "preference_tiny": ("preference", "sft", [*TRAINING, "--preferences", "MINED"]),
+}
+
+
+def test_no_yaml_is_left_out():
+    paths = {"demo", "path_coco"}  # strings of these recipes; `test_the_demo_runs_end_to_end` is for them
+    assert {file.stem for file in RECIPES.glob("*.yaml")} == set(SHIPPED) | paths
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_yaml_runs(chain, name, tmp_path, monkeypatch):
+    script, model, options = SHIPPED[name]
+    module = recipe(script)
+    options = [str(chain / "mined") if option == "MINED" else option for option in options]
+    argv = ["--config", str(RECIPES / f"{name}.yaml"), "--model_name_or_path", str(chain / model)]
+    argv += ["--dataset", str(chain / "data"), "--output_dir", str(tmp_path / "out"), *options]
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *argv])
+    classes = [p.annotation for p in inspect.signature(module.main).parameters.values()]
+    module.run(module.main, *classes)
+    if script == "mine":
+        assert (tmp_path / "out" / "mining.json").is_file()
+    else:
+        assert any(not torch.equal(a, b) for a, b in both(weights(chain / model), weights(tmp_path / "out")))
+
+
+def both(first, second):
+    assert first.keys() == second.keys()
+    return [(first[name], second[name]) for name in first]
+
+
+def test_the_demo_runs_end_to_end(chain, tmp_path):
+    """demo.yaml with a handful of scenes: every step in a process of its own, as users start it."""
+    shutil.copytree(chain / "sft", tmp_path / "model")
+    command = [sys.executable, str(RECIPES / "path.py"), "--config", str(RECIPES / "demo.yaml")]
+    command += ["--output_dir", str(tmp_path / "run"), "--model_name_or_path", str(tmp_path / "model")]
+    command += ["--scenes", "8", "2", "2", "60", "--preference_steps", "1", "--ensemble", "1"]
+    done = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    written = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert written["seconds"] > 0 and set(written["arms"]) == {"base", "continued_sft", "popen", "popen_ensemble"}
+    again = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=600, check=True)
+    assert again.stdout.count("done already") == 13
 
 
 # ---- what does not belong together

@@ -80,7 +80,14 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(fresh, rows, tmp_path):
     trainer = fresh(rows, tmp_path, max_steps=1, save_strategy="no")
     trainer.train()
     entry, config = trainer.state.log_history[0], trainer.model.config
-    names = {"ce": "text/ce", "bce": "seg/bce", "dice": "seg/dice", "quality": "seg/quality", "look": "seg/look"}
+    names = {
+        "ce": "text/ce",
+        "bce": "seg/bce",
+        "dice": "seg/dice",
+        "quality": "seg/quality",
+        "look": "seg/look",
+        "name": "text/name",
+    }
     parts = sum(getattr(config, f"{n}_weight", 0) * entry[k] for n, k in names.items() if k in entry)
     assert entry["loss"] == pytest.approx(parts, rel=1e-3)
 
@@ -110,6 +117,20 @@ def test_a_killed_run_resumes_to_the_same_bytes(fresh, rows, tmp_path):
     assert [e["loss"] for e in resumed.state.log_history if "loss" in e] == [
         e["loss"] for e in whole.state.log_history if "loss" in e
     ]
+
+
+def test_a_stopped_run_with_muon_resumes_to_the_same_bytes(fresh, rows, tmp_path):
+    whole = fresh(rows, tmp_path / "whole", max_steps=4, save_steps=2, muon_learning_rate=0.02)
+    whole.train()
+    out = tmp_path / "killed"
+    with pytest.raises(KilledError):
+        fresh(rows, out, [At(3, kill)], max_steps=4, save_steps=2, muon_learning_rate=0.02).train()
+    resumed = fresh(rows, out, max_steps=4, save_steps=2, muon_learning_rate=0.02)
+    resumed.train(resume_from_checkpoint=newest_checkpoint(out))
+    assert weights(resumed.model) == weights(whole.model)
+    plain = fresh(rows, tmp_path / "plain", max_steps=4, save_strategy="no")
+    plain.train()
+    assert weights(plain.model) != weights(whole.model)
 
 
 def test_a_checkpoint_is_a_whole_model(fresh, rows, tmp_path):

@@ -27,7 +27,7 @@ args = SFTArguments(
     save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
     ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None,
 )
-model, processor = load_model(root + "/model")
+model, processor = load_model(root + "/model", attn_implementation="eager")
 trainer = SegmentationSFTTrainer(model, args, train_dataset=load_split(root + "/data", "train"), processor=processor)
 trainer.train()
 trainer.save_model(out)

@@ -1,0 +1,39 @@
+"""Aligns the picture tokens of an untrained model with the words of its language model, before `recipes/sft.py`.
+
+    accelerate launch --config_file accelerate_config.yaml recipes/align.py --config recipes/align_tiny.yaml
+
+Only for models that learn to see from nothing, such as popen-tiny; a backbone with trained weights is aligned already.
+"""
+
+from dataclasses import dataclass, field
+
+from transformers import set_seed
+
+from popen.data.schema import load_split
+from popen.lvlm.loading import load_model
+from popen.recipe import run
+from popen.training import AlignmentTrainer, SFTArguments
+from popen.training.callbacks import finish, resume_path, use_all_cores
+
+
+@dataclass
+class ScriptArguments:
+    """What to align and on what."""
+
+    model_name_or_path: str = field(metadata={"help": "A popen model folder or Hub id."})
+    dataset: str = field(metadata={"help": "Folder of a data set in popen's schema."})
+    split: str = field(default="train", metadata={"help": "Split to train on."})
+
+
+def main(script: ScriptArguments, training: SFTArguments) -> None:
+    set_seed(training.seed)
+    use_all_cores()
+    model, processor = load_model(script.model_name_or_path)
+    rows = load_split(script.dataset, script.split)
+    trainer = AlignmentTrainer(model, training, train_dataset=rows, processor=processor)
+    trainer.train(resume_from_checkpoint=resume_path(training))
+    finish(trainer)
+
+
+if __name__ == "__main__":
+    run(main, ScriptArguments, SFTArguments)
