@@ -229,7 +229,7 @@ def broken_config(folder):
 
 def other_weights(folder):
     config = folder / "config.json"
-    config.write_text(config.read_text().replace('"decoder_mlp_dim": 48', '"decoder_mlp_dim": 50'))
+    config.write_text(re.sub(r'"decoder_mlp_dim": \d+', '"decoder_mlp_dim": 50', config.read_text()))
 
 
 def broken_settings(folder):

@@ -76,8 +76,9 @@ class ScaleDecoder(nn.Module):
         tokens = self.final_norm(tokens + attended)
         upscaled = F.gelu(self.upscale_norm(self.upscale(image).unflatten(2, (4, self.narrow))))
         logits = upscaled.flatten(1, 2) @ self.hypernetwork(tokens[:, 0])[:, :, None]
-        logits = logits.view(targets, height, width, 4).permute(0, 3, 1, 2)
-        return F.pixel_shuffle(logits, 2)[:, 0], tokens[:, 1]
+        # by hand: F.pixel_shuffle has no backward for a batch without targets
+        logits = logits.view(targets, height, width, 2, 2).transpose(2, 3)
+        return logits.reshape(targets, 2 * height, 2 * width), tokens[:, 1]
 
     def _positions(self, height: int, width: int) -> torch.Tensor:
         """Random Fourier features of pixel-centre coordinates, (h·w, D); frequencies are trained."""

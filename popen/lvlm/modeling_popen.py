@@ -124,9 +124,10 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         Raises:
             ValueError: `look` without eager attention, which alone gives its weights away.
         """
-        if look and self.config._attn_implementation != "eager":
+        eager = self.config.get_text_config()._attn_implementation == "eager"
+        if look and not eager:
             raise ValueError("look_weight > 0 reads attention weights: load the model with attn_implementation=eager")
-        if self.config._attn_implementation == "eager":  # it adds the mask to the logits, where True would be 1
+        if eager:  # it adds the mask to the logits, where True would be 1
             blocked = torch.finfo(self.dtype).min
             attention_mask = torch.zeros_like(attention_mask, dtype=self.dtype).masked_fill(~attention_mask, blocked)
         output = self.backbone.model(

@@ -69,6 +69,7 @@ def test_default_depths_of_the_tower(config):
 
 def test_a_model_without_a_pixel_backbone_trains(config, tiny, samples):
     model = PopenForReasoningSegmentation(tower_config(config, [-1, -2]))
+    model.set_attn_implementation("eager")
     batch = supervised_batch(tiny[1], samples[:1])
     output = model(**{k: v for k, v in batch.items() if k not in ("token_sequence", "sequence_row")})
     output.loss.backward()

@@ -56,9 +56,7 @@ def chain(tmp_path_factory):
     training = sft.SFTArguments(
         output_dir=str(root / "sft"), max_steps=30, per_device_train_batch_size=4, learning_rate=5e-3, **QUIET
     )
-    script = sft.ScriptArguments(
-        model_name_or_path=str(root / "aligned"), dataset=data, attn_implementation="eager"
-    )
+    script = sft.ScriptArguments(model_name_or_path=str(root / "aligned"), dataset=data, attn_implementation="eager")
     sft.main(script, training)
 
     calibrate = recipe("calibrate")
@@ -252,6 +250,10 @@ def test_the_demo_runs_end_to_end(chain, tmp_path):
     shutil.copytree(chain / "sft", tmp_path / "model")
     command = [sys.executable, str(RECIPES / "path.py"), "--config", str(RECIPES / "demo.yaml")]
     command += ["--output_dir", str(tmp_path / "run"), "--model_name_or_path", str(tmp_path / "model")]
+    easier = (RECIPES / "mine_tiny.yaml").read_text()  # this model's hypotheses hardly differ
+    easier = easier.replace("margin: 0.02", "margin: 0.001").replace("embedding_noise: 0.5", "embedding_noise: 2.0")
+    (tmp_path / "mine.yaml").write_text(easier)
+    command += ["--mine_config", str(tmp_path / "mine.yaml")]
     command += ["--scenes", "8", "2", "2", "60", "--preference_steps", "1", "--ensemble", "1"]
     done = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
