@@ -131,9 +131,8 @@ def evaluation_steps(args: PathArguments, out: Path) -> list[Step]:
     for name in ("base", "continued_sft", "popen"):
         score = [*PYTHON, "-m", "eval.segmentation", "--data", str(out / "data"), "--split", "dev"]
         score += ["--model", str(out / name), "--out", str(out / "eval" / name), "--seed", str(args.seed)]
-        score += ["--calibration-split", args.calibration_split]
-        if name == "popen":
-            score += ["--ensemble", str(args.ensemble), "--controls"]
+        if name == "popen":  # single passes were calibrated there before; the controls have thresholds of their own
+            score += ["--ensemble", str(args.ensemble), "--controls", "--calibration-split", args.calibration_split]
         steps.append((f"evaluate {name}", score, out / "eval" / name / "summary.json"))
     return steps
 

@@ -202,17 +202,17 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         output.loss = self.config.ce_weight * output.ce_loss
         if target_masks is not None:
             self._mask_losses(output, target_masks, valid[target_row], target_group, target_count)
-        if attention is not None:
+        named = bool(self.config.name_weight) and target_phrases is not None and target_masks is not None
+        if look or named:
+            cover = self._cover(target_masks * valid[target_row], len(pictures.language[0]))
+        if look:
             columns = (input_ids[0] == self.config.backbone_config.image_token_id).nonzero()[:, 0]
-            cover = self._cover(target_masks * valid[target_row], len(columns))
-            cover = cover / cover.amax(1, keepdim=True).clamp(min=1e-6)
             output.look_loss = self._look_loss(
                 attention, columns, cover, look_row, look_column, look_target, look_count
             )
             output.loss = output.loss + self.config.look_weight * output.look_loss
-        if self.config.name_weight and target_phrases is not None:
-            counted = target_masks * valid[target_row]
-            output.name_loss = self.name_loss(pictures, target_row, counted, target_phrases, target_count)
+        if named:
+            output.name_loss = self._name_loss(pictures, target_row, cover, target_phrases, target_count)
             output.loss = output.loss + self.config.name_weight * output.name_loss
         return output
 
@@ -222,7 +222,8 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         embeddings = self.codebook(self._phrase_states(target_phrases))
         mask_logits, predicted_iou = self.decode_masks(pictures.features, target_row, embeddings)
         output = PopenOutput(embeddings=embeddings, mask_logits=mask_logits, predicted_iou=predicted_iou)
-        output.name_loss = self.name_loss(pictures, target_row, target_masks * valid, target_phrases, target_count)
+        cover = self._cover(target_masks * valid, len(pictures.language[0]))
+        output.name_loss = self._name_loss(pictures, target_row, cover, target_phrases, target_count)
         output.loss = output.name_loss
         self._mask_losses(output, target_masks, valid, None, target_count)
         return output
@@ -236,15 +237,14 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         """One state in the place of each of a target's `[SEG…]` tokens, (T, L·N, H)."""
         return states_TH[:, None].expand(-1, self.config.scales * self.config.tokens_per_scale, -1)
 
-    def name_loss(self, pictures: EncodedPictures, row, masks, phrases, count: float | None = None) -> torch.Tensor:
+    def _name_loss(self, pictures: EncodedPictures, row, cover_TP, phrases, count: float | None) -> torch.Tensor:
         """−log p of each target's words, read straight off the picture tokens under its mask; mean over targets.
 
         The tokens are pooled by how much of each the mask covers and go through the language model's own output
         embedding: region-text alignment (as RegionCLIP aligns regions; this form is ours).
         """
         tokens = torch.stack(pictures.language)
-        cover = self._cover(masks, tokens.shape[1])
-        cover = (cover / cover.sum(1, keepdim=True).clamp(min=1e-6)).to(tokens.dtype)
+        cover = (cover_TP / cover_TP.sum(1, keepdim=True).clamp(min=1e-6)).to(tokens.dtype)
         pooled = (cover[:, None] @ tokens[row])[:, 0]
         logps = self.get_output_embeddings()(pooled).float().log_softmax(-1)
         said = phrases >= 0
@@ -278,6 +278,7 @@ class PopenForReasoningSegmentation(PreTrainedModel):
     def _look_loss(self, attention_BSS, image_columns, cover_TP, row, column, target, count) -> torch.Tensor:
         """−log of the attention that the tokens which name a target pay to it; mean over those tokens."""
         looked = attention_BSS[row, column][:, image_columns].float()
+        cover_TP = cover_TP / cover_TP.amax(1, keepdim=True).clamp(min=1e-6)
         on_target = (looked * cover_TP[target]).sum(1).clamp(min=1e-6)
         return -on_target.log().sum() / (count or max(len(row), 1))
 
