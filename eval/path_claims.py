@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 
 from eval.claims import claim, record, table
-from eval.hallucination import Mentions, chair_i
 from eval.metrics import MaskCounts, bootstrap_interval, ciou
 from popen.data.safe_io import DataError, read_json
 from popen.errors import one_line_errors
+from popen.preference.hallucination import Mentions, chair_i
 
 LEAST_DROP = 20.0  # percent of CHAIR_i
 LEAST_GAIN = 1.0  # points of cIoU

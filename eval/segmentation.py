@@ -18,7 +18,6 @@ import torch
 from tqdm.auto import tqdm
 
 from eval.arms import Arms, arm_logits, calibrated_thresholds, configured_thresholds
-from eval.hallucination import Mentions, chair_i, chair_s, mentions, name_pattern
 from eval.metrics import MaskCounts, bootstrap_interval, ciou, giou, match_counts
 from popen.data.safe_io import write_json
 from popen.data.schema import Sample, check_unique_ids, load_split
@@ -26,6 +25,7 @@ from popen.errors import one_line_errors
 from popen.lvlm.calibration import truth_drafts
 from popen.lvlm.inference import generate_drafts
 from popen.lvlm.loading import load_model
+from popen.preference.hallucination import Mentions, chair_i, chair_s, mentions, name_pattern
 
 CHUNK = 32  # pictures in memory at a time, with the masks of all arms
 

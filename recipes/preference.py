@@ -6,6 +6,7 @@ With `text_weight: 0` and `seg_weight: 0` the same steps on the same data are pl
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from transformers import set_seed
 
@@ -26,6 +27,10 @@ class ScriptArguments:
     preferences: str = field(metadata={"help": "Folder that recipes/mine.py wrote."})
     dataset: str = field(metadata={"help": "Folder of the data set that was mined."})
     split: str = field(default="train", metadata={"help": "Split that was mined."})
+    text_pairs: Literal["all", "hallucinated"] = field(
+        default="all",
+        metadata={"help": "All corrected answers, or only those that name a thing that is not in the picture."},
+    )
 
 
 def main(script: ScriptArguments, training: PreferenceArguments) -> None:
@@ -36,6 +41,8 @@ def main(script: ScriptArguments, training: PreferenceArguments) -> None:
     source = load_split(script.dataset, script.split)
     check_fingerprint(report["data"], source._fingerprint, "data set", script.preferences)
     model, processor = load_model(script.model_name_or_path)
+    if script.text_pairs == "hallucinated":
+        text = text.select([i for i, wrong in enumerate(text["hallucinated"][:]) if wrong])
     streams = PreferenceStreams(text, seg, source)
     trainer = PreferenceTrainer(model, training, train_dataset=streams, processor=processor)
     trainer.train(resume_from_checkpoint=resume_path(training))

@@ -13,6 +13,7 @@ TEXT_FEATURES = Features(
         "chosen": Value("string"),
         "rejected": Value("string"),
         "kind": Value("string"),
+        "hallucinated": Value("bool"),  # the rejected answer names a thing that is not in the picture
         "chosen_changed": List(Value("bool")),
         "rejected_changed": List(Value("bool")),
         "ref_chosen_logps": List(Value("float32")),

@@ -1,5 +1,7 @@
 """What the model proposes for mining: its own answers, and candidate embeddings for every target of a picture."""
 
+import re
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -12,6 +14,7 @@ from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import preference_branches, stack_rows
 from popen.lvlm.processing_popen import PopenProcessor
 from popen.preference.correcting import CORRECT, changed_tokens, correct_with_truth
+from popen.preference.hallucination import mentions
 from popen.preference.judging import iou_with_truth
 from popen.preference.mining import rank
 
@@ -24,14 +27,20 @@ def text_rows(
     samples: list[Sample],
     first_row: int,
     batch_size: int,
-    **sampling,
+    vocabulary: re.Pattern | None,
+    **generation,
 ) -> tuple[list[dict], list[str]]:
-    """P_t rows of some samples, and what became of every question: a correction's kind, or why it was dropped."""
+    """P_t rows of some samples, and what became of every question: a correction's kind, or why it was dropped.
+
+    Args:
+        first_row: row of the first sample. vocabulary: names to look for in answers; None where nobody knows them.
+        generation: how, as for `generate_drafts`; greedy by default.
+    """
     asked = [(row, sample, q) for row, sample in enumerate(samples, first_row) for q in sample.questions]
     images, questions = [s.image for _, s, _ in asked], [q.question for _, _, q in asked]
-    drafts = generate_drafts(model, processor, images, questions, batch_size=batch_size, **sampling)
+    drafts = generate_drafts(model, processor, images, questions, batch_size=batch_size, **generation)
     rows, outcomes = [], []
-    for (row, _sample, question), draft in zip(asked, drafts, strict=True):
+    for (row, sample, question), draft in zip(asked, drafts, strict=True):
         own = draft.decoded
         correction = correct_with_truth(own.text, own.phrases, question.answer, question.phrases, SEG)
         if correction is None:
@@ -52,6 +61,8 @@ def text_rows(
                 "chosen": correction.text,
                 "rejected": own.text,
                 "kind": correction.kind,
+                "hallucinated": vocabulary is not None
+                and mentions(own.text, sample.objects, vocabulary).hallucinated > 0,
                 "chosen_changed": changed_chosen,
                 "rejected_changed": changed_rejected,
             }

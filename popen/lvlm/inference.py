@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import torch
 from PIL import Image
+from transformers import LogitsProcessorList
 from transformers.utils import ModelOutput
 
 from popen.lvlm.canvas import Canvas
 from popen.lvlm.modeling_popen import EncodedPictures, PopenForReasoningSegmentation
 from popen.lvlm.packing import question_branches, stack_rows
 from popen.lvlm.processing_popen import DecodedAnswer, PopenProcessor
+from popen.lvlm.seeded_sampling import SeededSampling
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,16 @@ def generate_drafts(
     questions: list[str],
     max_new_tokens: int = 96,
     batch_size: int = 32,
-    **sampling,
+    seeds: list[int] | None = None,
+    temperature: float = 1.0,
+    **generation,
 ) -> list[Draft]:
-    """Free generation: answers in the model's own words, greedy unless `sampling` says otherwise."""
+    """Free generation: answers in the model's own words, greedy, or sampled where every question has a seed.
+
+    Args:
+        seeds: one per question; an answer does not depend on what its question is batched with.
+        temperature: of sampled answers, above 0. generation: further settings of transformers' `generate`.
+    """
     _check_lengths(images, questions)
     ids = [processor.question_ids(q, f"question {i}") for i, q in enumerate(questions)]
     drafts: list[Draft | None] = [None] * len(questions)
@@ -46,7 +55,11 @@ def generate_drafts(
     for window in _windows(order, room, batch_size):
         pictures, canvases, row_picture = _encode_unique(model, processor, [images[i] for i in window], window)
         batch = [processor.prefix_ids + ids[i] for i in window]
-        generated, states = _generate(model, processor, batch, pictures, row_picture, room[window[0]], sampling)
+        own = generation
+        if seeds is not None:
+            sampler = SeededSampling([seeds[i] for i in window], temperature)
+            own = generation | {"logits_processor": LogitsProcessorList([sampler])}
+        generated, states = _generate(model, processor, batch, pictures, row_picture, room[window[0]], own)
         for row, picture in enumerate(row_picture):
             decoded = processor.decode_answer(generated[row].tolist())
             at = torch.tensor(decoded.groups, dtype=torch.long).reshape(-1, len(processor.seg_token_ids))
@@ -142,7 +155,7 @@ def _encode_unique(model, processor, images, numbers: list[int]) -> tuple[Encode
     return model.encode_pictures(processor.pixel_values(squares).to(model.device, model.dtype)), canvases, rows
 
 
-def _generate(model, processor, batch, pictures, row_picture, max_new_tokens, sampling):
+def _generate(model, processor, batch, pictures, row_picture, max_new_tokens, settings):
     """Left-padded generation; returns new ids (B, n) and the states that predicted them (B, n, H)."""
     width = max(map(len, batch))
     pad = processor.tokenizer.pad_token_id
@@ -159,7 +172,8 @@ def _generate(model, processor, batch, pictures, row_picture, max_new_tokens, sa
             max_new_tokens=max_new_tokens,
             pad_token_id=pad,
             eos_token_id=processor.tokenizer.eos_token_id,
-            **({"do_sample": False} | sampling),
+            do_sample=False,
+            **settings,
         )
     finally:
         hook.remove()

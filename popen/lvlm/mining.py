@@ -22,6 +22,7 @@ from popen.lvlm.candidates import TOO_LONG, seg_row, text_rows
 from popen.lvlm.hypotheses import embedding_hypotheses, rectangle_hypotheses
 from popen.lvlm.inference import forced_drafts
 from popen.preference.correcting import CORRECT
+from popen.preference.hallucination import name_pattern
 from popen.preference.mining import TIE
 from popen.preference.reference import model_fingerprint
 from popen.preference.sampling import item_seed, noise_rectangle
@@ -40,6 +41,10 @@ class MiningArguments:
     streams: Literal["both", "text", "seg"] = field(
         default="both", metadata={"help": "What to mine: P_t and P_s, or one of them."}
     )
+    temperature: float = field(
+        default=1.0,
+        metadata={"help": "Temperature of the model's own answers; 0 is greedy and mines confident errors only."},
+    )
     candidates: int = field(default=6, metadata={"help": "K candidates per target beside the clean one, at least 1."})
     margin: float = field(default=0.02, metadata={"help": "Least IoU gap between ranks."})
     min_area: float = field(default=0.08, metadata={"help": "Least share of the picture a rectangle covers."})
@@ -52,6 +57,8 @@ class MiningArguments:
     def __post_init__(self):
         if self.candidates < 1:
             raise DataError(f"candidates = {self.candidates}: mining needs K >= 1 candidates per target")
+        if self.temperature < 0:
+            raise DataError(f"temperature = {self.temperature}: give 0 (greedy) or more")
 
 
 def mine(model, processor, rows, selection: range, model_name: str, output_dir, args: MiningArguments) -> dict:
@@ -71,6 +78,8 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
         "settings": asdict(args),
     }
     _claim(output, identity)
+    names = {name for names in rows["objects"][:] for name in names}
+    vocabulary = name_pattern(names) if names else None
     shards = [
         range(start, min(start + args.shard_rows, selection.stop))
         for start in range(selection.start, selection.stop, args.shard_rows)
@@ -79,19 +88,32 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
         folder = output / "shards" / f"{shard.start:08d}"
         if not folder.is_dir():
             samples = [Sample.from_row(rows[i]) for i in shard]
-            text, seg, outcomes = _mine_shard(model, processor, samples, shard.start, args)
+            text, seg, outcomes = _mine_shard(model, processor, samples, shard.start, vocabulary, args)
             _write_shard(folder, text, seg, outcomes)
     return _merge(output, shards, identity)
 
 
-def _mine_shard(model, processor, samples, first_row: int, args: MiningArguments):
+def _mine_shard(model, processor, samples, first_row: int, vocabulary, args: MiningArguments):
     text, text_outcomes = [], []
     if args.streams != "seg":
-        text, text_outcomes = text_rows(model, processor, samples, first_row, args.batch_size)
+        text, text_outcomes = _mine_answers(model, processor, samples, first_row, vocabulary, args)
     seg, seg_outcomes = [], []
     if args.streams != "text":
         seg, seg_outcomes = _mine_targets(model, processor, samples, first_row, args)
     return text, seg, {"text": dict(Counter(text_outcomes)), "seg": dict(Counter(seg_outcomes))}
+
+
+def _mine_answers(model, processor, samples, first_row: int, vocabulary, args: MiningArguments):
+    """Own answers drawn from the policy itself: greedy ones are wrong only where the model is sure.
+
+    Pairs from greedy answers always reject what the model believes most, also where it is right to believe it; drawn
+    ones reject both sides of every doubt as often as they are wrong.
+    """
+    sampling = {}
+    if args.temperature > 0:
+        seeds = [item_seed(args.seed, question.id) for sample in samples for question in sample.questions]
+        sampling = {"seeds": seeds, "temperature": args.temperature}
+    return text_rows(model, processor, samples, first_row, args.batch_size, vocabulary, **sampling)
 
 
 def _mine_targets(model, processor, samples, first_row: int, args: MiningArguments):

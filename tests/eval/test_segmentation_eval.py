@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from eval import arms, segmentation
-from eval.hallucination import name_pattern
 from popen.data.schema import write_dataset
 from popen.lvlm.loading import load_model
+from popen.preference.hallucination import name_pattern
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from popen.data import rle
+from popen.data.scenes import NAMES
 from popen.data.schema import empty_ignore
 from popen.lvlm import candidates
 from popen.lvlm.calibration import truth_drafts
@@ -14,6 +15,9 @@ from popen.lvlm.candidates import seg_row, text_rows
 from popen.lvlm.canvas import Canvas
 from popen.lvlm.hypotheses import decode_hypotheses, embedding_hypotheses
 from popen.lvlm.packing import question_branches, stack_rows
+from popen.preference.hallucination import mentions, name_pattern
+
+VOCABULARY = name_pattern(set(NAMES))
 
 # text
 
@@ -21,11 +25,11 @@ from popen.lvlm.packing import question_branches, stack_rows
 @pytest.fixture(scope="module")
 def mined(taught, samples):
     """Text rows of the two scenes that were not taught, at rows 5 and 6 of a data set."""
-    return text_rows(*taught, samples[2:], first_row=5, batch_size=64)
+    return text_rows(*taught, samples[2:], first_row=5, batch_size=64, vocabulary=VOCABULARY)
 
 
 def test_right_answers_are_no_preferences(taught, samples):
-    rows, outcomes = text_rows(*taught, samples[:2], first_row=0, batch_size=64)
+    rows, outcomes = text_rows(*taught, samples[:2], first_row=0, batch_size=64, vocabulary=VOCABULARY)
     assert rows == [] and outcomes == ["correct"] * sum(len(s.questions) for s in samples[:2])
 
 
@@ -43,6 +47,8 @@ def test_wrong_answers_become_pairs(taught, samples, mined):
         for side in ("chosen", "rejected"):
             tokens = len(processor.answer_ids(row[side]))
             assert len(row[f"{side}_changed"]) == len(row[f"ref_{side}_logps"]) == tokens
+        present = samples[row["row"] - 3].objects
+        assert row["hallucinated"] == (mentions(row["rejected"], present, VOCABULARY).hallucinated > 0)
         assert any(row["chosen_changed"]) or any(row["rejected_changed"])
 
 
@@ -59,7 +65,7 @@ def test_reference_logps_are_those_of_each_answer_alone(taught, samples, mined):
 
 
 def test_batches_do_not_change_the_rows(taught, samples, mined):
-    rows, outcomes = text_rows(*taught, samples[2:], first_row=5, batch_size=2)
+    rows, outcomes = text_rows(*taught, samples[2:], first_row=5, batch_size=2, vocabulary=VOCABULARY)
     assert outcomes == mined[1]
     for one, other in zip(rows, mined[0], strict=True):
         for name, value in one.items():
@@ -80,7 +86,7 @@ def test_a_model_that_babbles_is_mined_all_the_same(tiny, samples, piece, letter
     others = [i for i in range(len(processor.tokenizer)) if i != only]
     question = replace(samples[0].questions[0], question="x" * letters)
     sample = replace(samples[0], questions=(question,))
-    rows, outcomes = text_rows(model, processor, [sample], 0, 64, suppress_tokens=others)
+    rows, outcomes = text_rows(model, processor, [sample], 0, 64, None, suppress_tokens=others)
     assert len(outcomes) == 1 and all(row["chosen"] == question.answer for row in rows)
 
 

@@ -95,13 +95,24 @@ def test_rows_read_back(source, whole):
 
 @pytest.mark.parametrize("views", [{}, RECTANGLES], ids=["embedding", "rectangle"])
 def test_rows_follow_from_the_seed(source, tmp_path, views):
-    """The same seed gives the same bytes, another one other candidates; greedy answers need no seed."""
+    """The same seed gives the same bytes, another one other answers and other candidates."""
     for name, seed in (("one", 0), ("two", 0), ("other", 1)):
         run(source, tmp_path / name, **views, seed=seed)
     assert_same_run(tmp_path / "one", tmp_path / "two")
-    (text, seg, report), (same_text, other_seg, _) = load_mined(tmp_path / "one"), load_mined(tmp_path / "other")
+    (text, seg, report), (other_text, other_seg, _) = load_mined(tmp_path / "one"), load_mined(tmp_path / "other")
     assert report["seg"]["kept"] > 0
-    assert text.to_list() == same_text.to_list() and seg.to_list() != other_seg.to_list()
+    assert text.to_list() != other_text.to_list() and seg.to_list() != other_seg.to_list()
+
+
+def test_greedy_answers_need_no_seed(source, tmp_path):
+    for seed in (0, 1):
+        run(source, tmp_path / str(seed), streams="text", temperature=0.0, seed=seed)
+    one, other = (load_mined(tmp_path / str(seed))[0] for seed in (0, 1))
+    assert one.to_list() == other.to_list() != []
+
+
+def test_pairs_say_whether_the_answer_hallucinates(whole):
+    assert set(load_mined(whole)[0]["hallucinated"][:]) == {True, False}
 
 
 def test_shards_do_not_change_the_rows(source, whole, tmp_path):
@@ -117,11 +128,11 @@ def test_an_interrupted_run_goes_on(source, whole, tmp_path, monkeypatch):
     """Ctrl-C in the second shard: the first is kept as it is and not done again."""
     output, work, done = tmp_path / "mined", mining._mine_shard, []
 
-    def interrupted(model, processor, samples, first_row, args):
+    def interrupted(model, processor, samples, first_row, vocabulary, args):
         if first_row == 1 and done == [0]:
             raise KeyboardInterrupt
         done.append(first_row)
-        return work(model, processor, samples, first_row, args)
+        return work(model, processor, samples, first_row, vocabulary, args)
 
     monkeypatch.setattr(mining, "_mine_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -168,6 +179,11 @@ def test_the_data_is_known_by_its_content(source, whole):
     run(source | {"rows": load_split(folder, "train")}, whole)
 
 
+def test_a_negative_temperature_is_refused():
+    with pytest.raises(DataError, match=r"temperature = -0.5: give 0 \(greedy\) or more"):
+        MiningArguments(temperature=-0.5)
+
+
 def test_no_candidates_are_refused():
     with pytest.raises(DataError, match="candidates = 0: mining needs K >= 1"):
         MiningArguments(candidates=0)
@@ -186,7 +202,7 @@ def test_one_stream(source, whole, tmp_path, stream, other):
 def test_a_shard_without_preferences(source, samples, scenes, tmp_path):
     """The first scene was taught: all its answers are right, its shard holds no text row."""
     rows = write_dataset([samples[0], scenes[0]], tmp_path / "data", "train")
-    run(source | {"rows": rows, "selection": range(2)}, tmp_path / "mined")
+    run(source | {"rows": rows, "selection": range(2)}, tmp_path / "mined", temperature=0.0)
     text, seg, report = load_mined(tmp_path / "mined")
     assert set(text["row"][:]) == {1} and seg["row"][:] == [0, 1]
     assert report["text"]["reasons"]["correct"] >= len(samples[0].questions)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.hallucination import Mentions, chair_i, chair_s, mentions, name_pattern
+from popen.preference.hallucination import Mentions, chair_i, chair_s, mentions, name_pattern
 
 NAMES = name_pattern({"red ball", "blue box", "bear", "teddy bear", "cup"})
 
