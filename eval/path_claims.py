@@ -65,7 +65,8 @@ def chair_drop(pairs: list[list[tuple[dict, dict]]]) -> float:
 
 def measure(run: Path, command: str, seed: int) -> list:
     """The claims of a finished run."""
-    arms = {name: read_rows(run / "eval" / name / "rows.jsonl") for name in ("base", "continued_sft", "popen")}
+    names = ("base", "continued_sft", "popen", "popen_ensemble")
+    arms = {name: read_rows(run / "eval" / name / "rows.jsonl") for name in names}
     base = read_json(run / "eval" / "base" / "summary.json")["arms"]["single"]
     common = {"area": "popen-tiny", "n": base["n"], "seeds": (seed,), "command": command}
     made = [
@@ -90,12 +91,18 @@ def measure(run: Path, command: str, seed: int) -> list:
                 low=low, high=high, baseline=name, **common,
             )
         )  # fmt: skip
-    pairs = paired(arms["popen"], arms["popen"])
-    for arm in [arm for arm in arms["popen"][0]["counts"] if arm != "single"]:
+    ensembles = [
+        ("popen_ensemble", "ensemble", "preference ensemble"),
+        ("popen_ensemble", "single", "preferred answer"),
+    ]
+    ensembles += [("popen", arm, f"{arm}, own answer") for arm in arms["popen"][0]["counts"] if arm != "single"]
+    for name, arm, title in ensembles:
+        pairs = paired(arms[name], arms["popen"])
         low, high = bootstrap_interval(pairs, lambda g, arm=arm: ciou_gain(g, arm, "single"), seed)
         made.append(
             claim(
-                what=f"POPEN {arm} − single pass, points of cIoU", at_least=LEAST_GAIN if arm == "ensemble" else None,
+                what=f"POPEN {title} − single pass, points of cIoU",
+                at_least=LEAST_GAIN if title == "preference ensemble" else None,
                 value=ciou_gain(pairs, arm, "single"), low=low, high=high, baseline="POPEN single pass", **common,
             )
         )  # fmt: skip

@@ -22,14 +22,17 @@ from popen.errors import one_line_errors
 from popen.lvlm.loading import load_model
 from popen.overlay import draw_masks
 
+RUNS = ("base", "continued_sft", "popen", "popen_ensemble")
 KEYS = ("ciou", "giou", "chair_i", "chair_s", "no_target_acc", "n")
 ARMS = {
     "base": ("base", "single"),
     "continued_sft": ("continued_sft", "single"),
     "popen": ("popen", "single"),
-    "popen_ensemble": ("popen", "ensemble"),
+    "popen_ensemble": ("popen_ensemble", "ensemble"),
 }
 CONTROLS = {
+    "popen_preferred_answer": ("popen_ensemble", "single"),
+    "popen_embedding_ensemble": ("popen", "ensemble"),
     "popen_uniform_mean": ("popen", "uniform"),
     "popen_rectangle_ensemble": ("popen", "rectangle_ensemble"),
     "popen_flip_tta": ("popen", "flip"),
@@ -38,7 +41,9 @@ TITLES = {
     "base": "base",
     "continued_sft": "continued SFT (same budget)",
     "popen": "POPEN",
-    "popen_ensemble": "POPEN + preference ensemble",
+    "popen_ensemble": "POPEN + preference ensemble (answers and masks)",
+    "popen_preferred_answer": "POPEN, preferred answer, masks of a single pass",
+    "popen_embedding_ensemble": "POPEN, own answer, preference ensemble of the masks",
     "popen_uniform_mean": "POPEN, uniform mean of the hypotheses (control)",
     "popen_rectangle_ensemble": "POPEN + preference ensemble of noise-rectangle views (control)",
     "popen_flip_tta": "POPEN, flip augmentation (control)",
@@ -64,7 +69,7 @@ def main() -> None:
     args = parse()
     run = Path(args.run)
     cost = read_json(run / "cost.json")
-    scores = {name: read_json(run / "eval" / name / "summary.json") for name in ("base", "continued_sft", "popen")}
+    scores = {name: read_json(run / "eval" / name / "summary.json") for name in RUNS}
     every = {arm: scores[model]["arms"][how] for arm, (model, how) in (ARMS | CONTROLS).items()}
     report = {
         "arms": {arm: {key: every[arm][key] for key in KEYS} for arm in ARMS},

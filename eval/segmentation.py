@@ -2,7 +2,8 @@
 
     python -m eval.segmentation --model popen/assets/popen-tiny --data runs/scenes --split dev --out runs/eval/base
 
-`--answers free` (default) lets the model speak; `--answers forced` teacher-forces the true answers. `--ensemble K`
+`--answers free` (default) lets the model speak; `--answers forced` teacher-forces the true answers; `--answers
+preferred` takes, of K answers that the model had in mind, the one with the highest preference score. `--ensemble K`
 adds the preference ensemble over embedding noise, `--controls` the ensemble over noise-rectangle views, the uniform
 mean and flip augmentation. `--calibration-split` finds the mask threshold of each arm there; without it they are the
 configuration's. Writes `rows.jsonl` (a line per question) and `summary.json`. About two minutes for 1,000 scenes on
@@ -22,6 +23,7 @@ from eval.metrics import MaskCounts, bootstrap_interval, ciou, giou, match_count
 from popen.data.safe_io import write_json
 from popen.data.schema import Sample, check_unique_ids, load_split
 from popen.errors import one_line_errors
+from popen.lvlm.answer_hypotheses import preferred_drafts
 from popen.lvlm.calibration import truth_drafts
 from popen.lvlm.inference import generate_drafts
 from popen.lvlm.loading import load_model
@@ -80,7 +82,10 @@ def score(model, processor, samples: list[Sample], vocabulary, thresholds: dict,
     if args.answers == "forced":
         drafts = truth_drafts(model, processor, samples)
     else:
-        drafts = generate_drafts(model, processor, images, questions, args.max_new_tokens, args.batch_size)
+        settings = {"max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size}
+        drafts = generate_drafts(model, processor, images, questions, **settings)
+        if args.answers == "preferred":
+            drafts = preferred_drafts(model, processor, images, questions, drafts, args.ensemble, **settings)
     logits = arm_logits(model, processor, samples, drafts, arms)
     rows = []
     for index, ((sample, question), draft) in enumerate(zip(asked, drafts, strict=True)):
@@ -149,7 +154,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder of a data set in popen's schema")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--out", required=True, help="folder for rows.jsonl and summary.json")
-    parser.add_argument("--answers", choices=("free", "forced"), default="free")
+    parser.add_argument("--answers", choices=("free", "forced", "preferred"), default="free")
     parser.add_argument("--ensemble", type=int, default=0, metavar="K", help="hypotheses of the preference ensemble")
     parser.add_argument("--controls", action="store_true", help="also score uniform mean and flip augmentation")
     parser.add_argument("--calibration-split", help="split to find each arm's mask threshold on; never the one scored")
@@ -161,6 +166,8 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.ensemble < 0:
         parser.error(f"--ensemble {args.ensemble}: give K >= 1 hypotheses, or 0 for a single pass")
+    if args.answers == "preferred" and not args.ensemble:
+        parser.error("--answers preferred chooses among K answers: give --ensemble K")
     if args.calibration_split == args.split:
         parser.error(
             f"--calibration-split {args.split}: thresholds found on the split that is scored would flatter it"

@@ -2,7 +2,8 @@
 
     python recipes/calibrate.py --model_name_or_path runs/popen --dataset runs/scenes --split calibration
 
-With `--ensemble K`, also how sharply the ensemble attends to the preferred hypotheses, and its own threshold.
+With `--ensemble K`, also the ensemble: what speaks how much for one of several answers, how sharply it attends to the
+preferred hypotheses, and a threshold of its own.
 
 A minute on two cores for 200 pictures. Use a split that is neither trained on nor reported.
 """
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from popen.data.schema import Sample, load_split
-from popen.lvlm.calibration import best_ensemble, best_threshold, embedding_spread, truth_drafts
+from popen.lvlm.calibration import answer_weights, best_ensemble, best_threshold, embedding_spread, truth_drafts
 from popen.lvlm.inference import restored_masks
 from popen.lvlm.loading import load_model
 from popen.recipe import run
@@ -42,6 +43,8 @@ def main(args: CalibrationArguments) -> None:
     config.mask_threshold, ciou = best_threshold(samples, restored_masks(model, drafts))
     print(f"mask threshold {config.mask_threshold:+.2f}: forced cIoU {ciou:.4f} on {len(samples)} pictures")
     if args.ensemble:
+        config.answer_weights = answer_weights(model, processor, samples, args.ensemble)
+        print(f"weights of the evidence for an answer {[round(w, 2) for w in config.answer_weights]}")
         config.ensemble_sharpness, config.ensemble_threshold, ciou = best_ensemble(
             model, samples, drafts, args.ensemble
         )

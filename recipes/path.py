@@ -128,11 +128,16 @@ def preference_steps(args: PathArguments, out: Path) -> list[Step]:
 
 def evaluation_steps(args: PathArguments, out: Path) -> list[Step]:
     steps = []
-    for name in ("base", "continued_sft", "popen"):
+    ensemble = ["--ensemble", str(args.ensemble)]
+    for name, model, extra in (
+        ("base", "base", []),
+        ("continued_sft", "continued_sft", []),
+        # single passes were calibrated before; the controls have thresholds of their own
+        ("popen", "popen", [*ensemble, "--controls", "--calibration-split", args.calibration_split]),
+        ("popen_ensemble", "popen", [*ensemble, "--answers", "preferred"]),
+    ):
         score = [*PYTHON, "-m", "eval.segmentation", "--data", str(out / "data"), "--split", "dev"]
-        score += ["--model", str(out / name), "--out", str(out / "eval" / name), "--seed", str(args.seed)]
-        if name == "popen":  # single passes were calibrated there before; the controls have thresholds of their own
-            score += ["--ensemble", str(args.ensemble), "--controls", "--calibration-split", args.calibration_split]
+        score += ["--model", str(out / model), "--out", str(out / "eval" / name), "--seed", str(args.seed), *extra]
         steps.append((f"evaluate {name}", score, out / "eval" / name / "summary.json"))
     return steps
 

@@ -3,9 +3,12 @@
 import torch
 
 from popen.data.schema import Sample
+from popen.lvlm.answer_hypotheses import answer_evidence, answer_hypotheses
 from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
-from popen.lvlm.inference import Draft, forced_drafts, restored_masks
+from popen.lvlm.inference import Draft, forced_drafts, generate_drafts, restored_masks
 from popen.objectives.masks import intersection_union
+from popen.preference.answers import fit_answer_weights
+from popen.preference.judging import iou_with_truth
 
 THRESHOLDS = torch.arange(-8, 9) / 4  # logits
 SHARPNESSES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -59,6 +62,30 @@ def best_threshold(samples: list[Sample], logits: list[torch.Tensor]) -> tuple[f
     ciou = intersection.sum(1) / union.sum(1).clamp(min=1)
     best = int(ciou.argmax())
     return float(THRESHOLDS[best]), float(ciou[best])
+
+
+ANSWER_MARGIN = 0.1  # IoU
+LIKELIHOOD = torch.tensor([1.0, 0.0, 0.0, 0.0])  # what ranks answers before anything is known of the rest
+
+
+def answer_weights(model, processor, samples: list[Sample], count: int, batch_size: int = 32) -> list[float]:
+    """The weights of the preference score of answers: those under which answers with better masks win.
+
+    Args:
+        count: other answers per question beside the model's own.
+    """
+    asked = [(sample, q) for sample in samples for q in sample.questions]
+    images, questions = [s.image for s, _ in asked], [q.question for _, q in asked]
+    drafts = generate_drafts(model, processor, images, questions, batch_size=batch_size)
+    answers = answer_hypotheses(model, processor, images, questions, drafts, count, batch_size=batch_size)
+    found, evidence = answer_evidence(model, processor, images, questions, answers)
+    qualities = []
+    for (sample, question), own in zip(asked, found, strict=True):
+        valid = torch.from_numpy(~sample.decoded_ignore())
+        truth = torch.from_numpy(question.decoded_masks(*valid.shape)).any(0)
+        masks = [(logits > model.config.mask_threshold).any(0).cpu() for logits in restored_masks(model, own)]
+        qualities.append(iou_with_truth(torch.stack(masks), truth, valid))
+    return fit_answer_weights(evidence, qualities, ANSWER_MARGIN, LIKELIHOOD).tolist()
 
 
 def best_ensemble(model, samples: list[Sample], drafts: list[Draft], count: int) -> tuple[float, float, float]:

@@ -36,6 +36,8 @@ class PopenConfig(PreTrainedConfig):
             ensemble; both calibrated on held-out pictures.
         ensemble_noise, ensemble_sharpness: spread of the hypotheses in units of embedding_std, and λ of the
             attention, which is calibrated with the threshold.
+        answer_weights: w of the preference score of answers (see `popen.lvlm.answer_hypotheses`), fitted on held-out
+            pictures; None until then.
         embedding_std: per-scale spread of segmentation embeddings over training data; scales embedding noise.
     """
 
@@ -67,6 +69,7 @@ class PopenConfig(PreTrainedConfig):
     refinement_alpha: float = 2.0
     mask_threshold: float = 0.0
     embedding_std: list[float] | None = None
+    answer_weights: list[float] | None = None
     ensemble_noise: float = 0.5
     ensemble_sharpness: float = 1.0
     ensemble_threshold: float = 0.0

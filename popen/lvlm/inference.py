@@ -1,6 +1,7 @@
 """From pictures and questions to drafts: one batched, KV-cached generation, or teacher forcing, then mask decodes."""
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from popen.lvlm.modeling_popen import EncodedPictures, PopenForReasoningSegmenta
 from popen.lvlm.packing import question_branches, stack_rows
 from popen.lvlm.processing_popen import DecodedAnswer, PopenProcessor
 from popen.lvlm.seeded_sampling import SeededSampling
+
+MOST_BRANCHES = 16  # answers about one picture in a row; attention grows with its square
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,38 @@ def generate_drafts(
 
 
 @torch.no_grad()
+def continue_answers(
+    model: PopenForReasoningSegmentation,
+    processor: PopenProcessor,
+    images: list[Image.Image],
+    questions: list[str],
+    starts: list[tuple[int, ...]],
+    max_new_tokens: int = 96,
+    batch_size: int = 32,
+) -> list[DecodedAnswer | None]:
+    """Answers that begin with the given tokens and go on greedily; None where one does not come to an end in time."""
+    _check_lengths(images, questions)
+    eos = processor.tokenizer.eos_token_id
+    prompts = [
+        processor.prefix_ids + processor.question_ids(q, f"question {i}") + s
+        for i, (q, s) in enumerate(zip(questions, starts, strict=True))
+    ]
+    answers: list[DecodedAnswer | None] = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    order = [i for i in order if len(prompts[i]) < processor.max_length]
+    for window in (order[at : at + batch_size] for at in range(0, len(order), batch_size)):
+        pictures, _, row_picture = _encode_unique(model, processor, [images[i] for i in window], window)
+        room = min(max_new_tokens, processor.max_length - len(prompts[window[0]]))
+        batch = [prompts[i] for i in window]
+        generated, _ = _generate(model, processor, batch, pictures, row_picture, room, {})
+        for index, ids in zip(window, generated.tolist(), strict=True):
+            whole = [*starts[index], *ids]
+            if eos in whole:
+                answers[index] = processor.decode_answer(whole)
+    return answers
+
+
+@torch.no_grad()
 def forced_drafts(
     model: PopenForReasoningSegmentation,
     processor: PopenProcessor,
@@ -79,26 +114,55 @@ def forced_drafts(
     batch_size: int = 32,
 ) -> list[Draft]:
     """Teacher forcing: answers are given, only the masks are the model's; questions about one picture share it."""
-    _check_lengths(images, questions)
     drafts: list[Draft | None] = [None] * len(questions)
+    for batch in read_answers(model, processor, images, questions, answers, batch_size):
+        for index, draft in zip(batch.order, draft_answers(model, processor, batch, answers), strict=True):
+            drafts[index] = draft
+    return drafts
+
+
+@dataclass(frozen=True)
+class ReadAnswers:
+    """Given answers as the model reads them: sequence n of `inputs` is answer `order[n]`, `hidden` is (B, S, H)."""
+
+    order: list[int]
+    inputs: dict[str, torch.Tensor]
+    hidden: torch.Tensor
+    pictures: EncodedPictures
+    canvases: list[Canvas]
+
+
+def read_answers(model, processor, images, questions, answers, batch_size: int) -> Iterator[ReadAnswers]:
+    """One forward pass per `batch_size` rows; a row is a picture with at most MOST_BRANCHES of its answers."""
+    _check_lengths(images, questions)
     order: dict[int, list[int]] = {}
     for index, image in enumerate(images):
         order.setdefault(id(image), []).append(index)
-    groups = list(order.values())
+    groups = [own[at : at + MOST_BRANCHES] for own in order.values() for at in range(0, len(own), MOST_BRANCHES)]
     for start in range(0, len(groups), batch_size):
         batch = groups[start : start + batch_size]
-        pictures, canvases, _ = _encode_unique(model, processor, [images[g[0]] for g in batch], [g[0] for g in batch])
+        firsts = [group[0] for group in batch]
+        pictures, canvases, picture = _encode_unique(model, processor, [images[i] for i in firsts], firsts)
+        pictures = EncodedPictures(
+            [pictures.language[i] for i in picture], tuple(level[picture] for level in pictures.features)
+        )
         rows = [question_branches(processor, [(questions[i], answers[i]) for i in g], f"row {g[0]}") for g in batch]
         inputs = {k: v.to(model.device) for k, v in stack_rows(rows, processor.tokenizer.pad_token_id).items()}
         hidden, _ = model.read(inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], pictures)
-        embeddings = model.codebook(hidden[inputs["target_row"][:, None], inputs["target_predictor"]])
         flat = [index for group in batch for index in group]
-        for number, index in enumerate(flat):
-            row = int(inputs["sequence_row"][number])
-            decoded = processor.decode_answer(processor.answer_ids(answers[index]))
-            features = tuple(level[row] for level in pictures.features)
-            own = inputs["target_group"] == number
-            drafts[index] = Draft(decoded, embeddings[own], features, canvases[row])
+        yield ReadAnswers(flat, inputs, hidden, pictures, [canvases[i] for i in picture])
+
+
+def draft_answers(model, processor, batch: ReadAnswers, answers: list[str]) -> list[Draft]:
+    """The drafts of one batch's answers, in its order."""
+    inputs = batch.inputs
+    embeddings = model.codebook(batch.hidden[inputs["target_row"][:, None], inputs["target_predictor"]])
+    drafts = []
+    for number, index in enumerate(batch.order):
+        row = int(inputs["sequence_row"][number])
+        decoded = processor.decode_answer(processor.answer_ids(answers[index]))
+        features = tuple(level[row] for level in batch.pictures.features)
+        drafts.append(Draft(decoded, embeddings[inputs["target_group"] == number], features, batch.canvases[row]))
     return drafts
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from popen.lvlm.answer_hypotheses import preferred_drafts
 from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
 from popen.lvlm.inference import Draft, decode_drafts, generate_drafts
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
@@ -44,6 +45,17 @@ def segment(model, processor, images, questions, ensemble, max_new_tokens, batch
     drafts, config = generate_drafts(model, processor, images, questions, max_new_tokens, batch_size), model.config
     if not ensemble:
         return finish(model, drafts, config.mask_threshold)
+    if config.answer_weights is not None:
+        drafts = preferred_drafts(
+            model,
+            processor,
+            images,
+            questions,
+            drafts,
+            ensemble,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        )
     # every draft draws from the same seed, so an answer does not depend on its neighbours in the batch
     hypotheses = [embedding_hypotheses(model, draft, ensemble, config.ensemble_noise, seed=0) for draft in drafts]
     scores = hypothesis_scores(model, drafts, hypotheses)

@@ -1,9 +1,11 @@
 """Ways to get several candidates from one input, each from its own seed."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 
 def item_seed(seed: int, *parts: str | int) -> int:
@@ -49,3 +51,32 @@ def noise_rectangle(seed: int, min_area: float, max_area: float, sigma: float) -
     width, height = min((area * ratio) ** 0.5, 1.0), min((area / ratio) ** 0.5, 1.0)
     left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
     return NoiseRectangle(float(left), float(top), float(width), float(height), sigma, int(rng.integers(2**62)))
+
+
+@dataclass(frozen=True)
+class BranchPoint:
+    """Where an answer could have gone on otherwise: after `kept` tokens say `token`; `logp` is that beginning's."""
+
+    kept: int
+    token: int
+    logp: float
+
+
+def branch_points(logits_NV: torch.Tensor, ids_N: torch.Tensor, count: int, least: float) -> list[BranchPoint]:
+    """The `count` likeliest ways to leave a sentence, the likeliest first (ours; beam search opens the same doors).
+
+    Args:
+        logits_NV: what predicts each token of the sentence. ids_N: the sentence.
+        count: >= 0. least: leaves out beginnings less probable than this, 0..1.
+    """
+    logps = logits_NV.float().log_softmax(-1)
+    own = logps.gather(1, ids_N[:, None])[:, 0]
+    others = logps.scatter(1, ids_N[:, None], -torch.inf).topk(min(max(count, 1), logps.shape[1]), dim=1)
+    total = (own.cumsum(0) - own)[:, None] + others.values
+    best = total.flatten().topk(min(count, total.numel()))
+    width = total.shape[1]
+    return [
+        BranchPoint(at // width, int(others.indices.flatten()[at]), logp)
+        for logp, at in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        if logp >= math.log(least)
+    ]

@@ -155,6 +155,12 @@ def test_a_negative_ensemble_is_refused(monkeypatch, folders, tmp_path, capsys):
     assert stop.value.code == 2 and "--ensemble -1" in capsys.readouterr().err
 
 
+def test_a_preferred_answer_needs_others_beside_it(monkeypatch, folders, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate(monkeypatch, folders, tmp_path, "--answers", "preferred")
+    assert stop.value.code == 2 and "give --ensemble K" in capsys.readouterr().err
+
+
 def test_no_pictures_is_an_error_that_says_so(monkeypatch, folders, tmp_path):
     with pytest.raises((ValueError, SystemExit)):
         evaluate(monkeypatch, folders, tmp_path, "--max-rows", "0")

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popen.preference.sampling import NoiseRectangle, item_seed, noise_rectangle
+from popen.preference.sampling import NoiseRectangle, branch_points, item_seed, noise_rectangle
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -80,3 +81,25 @@ def test_pictures_of_any_size(seed, height, width):
     picture = np.full((height, width, 3), 128, np.uint8)
     view = noise_rectangle(seed, 0.08, 0.15, 1.0).apply(picture)
     assert view.shape == picture.shape and (view != picture).any()
+
+
+def test_branch_points_are_the_likeliest_ways_out():
+    """Token 0 said twice, p = 0.6 and 0.9: leave at once for 1 (0.3) or for 2 (0.1), or later for 1 (0.6 · 0.08)."""
+    logits = torch.tensor([[0.6, 0.3, 0.1], [0.9, 0.08, 0.02]]).log()
+    found = branch_points(logits, torch.tensor([0, 0]), 3, 1e-6)
+    assert [(p.kept, p.token) for p in found] == [(0, 1), (0, 2), (1, 1)]
+    assert [np.exp(p.logp) for p in found] == pytest.approx([0.3, 0.1, 0.048])
+    assert branch_points(logits, torch.tensor([0, 0]), 3, 0.2) == found[:1]
+    assert branch_points(logits, torch.tensor([0, 0]), 0, 1e-6) == []
+
+
+@few
+@given(st.integers(1, 6), st.integers(2, 5), st.integers(0, 8), st.integers(0, 2**31))
+def test_branches_never_repeat_what_was_said(length, words, count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(length, words, generator=generator)
+    ids = torch.randint(words, (length,), generator=generator)
+    found = branch_points(logits, ids, count, 1e-9)
+    assert len(found) <= count and all(p.token != ids[p.kept] for p in found)
+    assert len({(p.kept, p.token) for p in found}) == len(found)
+    assert [p.logp for p in found] == sorted((p.logp for p in found), reverse=True)

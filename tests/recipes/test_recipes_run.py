@@ -18,6 +18,7 @@ from eval import report, segmentation
 from popen.data.safe_io import DataError
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
+from popen.lvlm import calibration
 from popen.lvlm.loading import load_model
 from popen.lvlm.tiny import build_tiny
 
@@ -75,6 +76,8 @@ def chain(tmp_path_factory):
 
     head = recipe("preference_head")
     head.main(head_arguments(head, root))
+    final = calibrate.CalibrationArguments(model_name_or_path=str(root / "final"), dataset=data, ensemble=2)
+    calibrate.main(final)
     return root
 
 
@@ -131,6 +134,7 @@ def test_calibration_is_written_and_carried_on(chain):
         config = json.loads((chain / name / "config.json").read_text())
         assert len(config["embedding_std"]) == 2 and all(spread > 0 for spread in config["embedding_std"])
         assert -2 <= config["mask_threshold"] <= 2
+    assert len(config["answer_weights"]) == 4 and config["ensemble_sharpness"] in calibration.SHARPNESSES
 
 
 def test_mining_left_its_report(chain):
@@ -172,10 +176,14 @@ def finished(chain, tmp_path_factory):
     models = {"base": "sft", "continued_sft": "popen", "popen_policy": "popen", "popen": "final", "data": "data"}
     for name, source in models.items():
         (run / name).symlink_to(chain / source)
-    for name in ("base", "continued_sft", "popen"):
-        more = ["--ensemble", "2", "--controls"] if name == "popen" else []
+    more = {
+        "popen": ["--ensemble", "2", "--controls"],
+        "popen_ensemble": ["--ensemble", "2", "--answers", "preferred"],
+    }
+    for name in ("base", "continued_sft", "popen", "popen_ensemble"):
         with pytest.MonkeyPatch.context() as patch:
-            argv = ["eval.segmentation", "--model", str(run / name), "--data", str(run / "data"), *more]
+            model = run / name.removesuffix("_ensemble")
+            argv = ["eval.segmentation", "--model", str(model), "--data", str(run / "data"), *more.get(name, [])]
             patch.setattr(sys, "argv", [*argv, "--out", str(run / "eval" / name), "--max-new-tokens", "40"])
             segmentation.main()
     path = recipe("path")
@@ -193,13 +201,13 @@ def test_the_report_has_the_promised_keys(finished):
     for arm in written["arms"].values():
         assert set(arm) == {"ciou", "giou", "chair_i", "chair_s", "no_target_acc", "n"}
     assert written["seconds"] == 66.0 and written["peak_gib"] > 0
-    summary = json.loads((finished / "eval" / "popen" / "summary.json").read_text())
+    summary = json.loads((finished / "eval" / "popen_ensemble" / "summary.json").read_text())
     assert written["arms"]["popen_ensemble"]["ciou"] == summary["arms"]["ensemble"]["ciou"]
 
 
 def test_the_page_needs_nothing_beside_it(finished):
     page = (finished / "report.html").read_text()
-    assert page.count("<tr>") == 8 and page.count("<svg") == 4  # four arms and three controls under one head
+    assert page.count("<tr>") == 10 and page.count("<svg") == 4  # four arms and five controls under one head
     assert page.count('class="card"') == 3  # there are three pictures
     assert page.count("data:image/png;base64,") == 9
     assert not re.search(r'(?:src|href)="(?!data:)', page)
@@ -260,7 +268,7 @@ def test_the_demo_runs_end_to_end(chain, tmp_path):
     written = json.loads((tmp_path / "run" / "report.json").read_text())
     assert written["seconds"] > 0 and set(written["arms"]) == {"base", "continued_sft", "popen", "popen_ensemble"}
     again = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=600, check=True)
-    assert again.stdout.count("done already") == 13
+    assert again.stdout.count("done already") == 14
 
 
 # ---- what does not belong together
