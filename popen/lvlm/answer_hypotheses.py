@@ -1,14 +1,23 @@
 """Other answers the model had in mind, and what speaks for each of them."""
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
 from popen.data.safe_io import DataError
-from popen.lvlm.inference import Draft, continue_answers, decode_drafts, draft_answers, read_answers
+from popen.lvlm.inference import (
+    Draft,
+    ReadAnswers,
+    continue_answers,
+    decode_drafts,
+    draft_answers,
+    read_answers,
+)
 from popen.lvlm.packing import pad_phrases
+from popen.objectives.scores import per_token_logps
 from popen.preference.answers import preferred_answer
-from popen.preference.sampling import BranchPoint, branch_points
+from popen.preference.sampling import BranchPoint, branch_points, circle_offsets, shifted
 
 
 @torch.no_grad()
@@ -57,49 +66,82 @@ def answer_hypotheses(
     return found
 
 
+def shifted_views(processor, image: Image.Image, count: int) -> list[Image.Image]:
+    """The picture moved half a picture token to `count` sides."""
+    pitch = processor.image_size / processor.picture_tokens**0.5  # in pixels of the canvas
+    radius = pitch / 2 * max(image.size) / processor.image_size
+    pixels = np.asarray(image.convert("RGB"))
+    offsets = circle_offsets(count, radius)
+    return [Image.fromarray(shifted(pixels, round(right), round(down))) for right, down in offsets]
+
+
+def answer_logps(model, batch: ReadAnswers) -> torch.Tensor:
+    """log p of each answer of a batch, (n,)."""
+    inputs = batch.inputs
+    logits = model.get_output_embeddings()(batch.hidden[inputs["token_row"], inputs["token_predictor"]])
+    logps = per_token_logps(logits, inputs["token_labels"]).float()
+    return torch.zeros(len(batch.order), device=logps.device).index_add(0, inputs["token_sequence"], logps)
+
+
 @torch.no_grad()
 def answer_evidence(
-    model, processor, images: list[Image.Image], questions: list[str], answers: list[list[str]], batch_size: int = 32
+    model,
+    processor,
+    images: list[Image.Image],
+    questions: list[str],
+    answers: list[list[str]],
+    views: int,
+    batch_size: int = 32,
 ) -> tuple[list[list[Draft]], list[torch.Tensor]]:
-    """Per question a draft of each of its answers and the evidence for them, (K, 4).
+    """Per question a draft of each of its answers and the evidence for them, (K, 5).
 
-    Evidence: log p(answer | picture, question); summed over targets, log p(phrase | what is under its mask) and the
-    predicted IoU; the number of targets. The second reads the mask back: the picture tokens under it go through the
-    language model's output embedding, as the naming loss taught them to.
+    Evidence: log p(answer | picture, question), and its mean over shifted views of the picture; summed over targets,
+    log p(phrase | what is under its mask) and the predicted IoU; the number of targets. The third reads the mask back:
+    the picture tokens under it go through the language model's output embedding, as the naming loss taught them to.
+
+    Args:
+        views: how many shifted views are looked at, >= 0; the clean picture is one of those averaged.
     """
     owner = [i for i, own in enumerate(answers) for _ in own]
     flat_images, flat_questions = [images[i] for i in owner], [questions[i] for i in owner]
     flat_answers = [answer for own in answers for answer in own]
     drafts: list[Draft | None] = [None] * len(owner)
-    evidence = torch.zeros(len(owner), 4)
+    evidence = torch.zeros(len(owner), 5)
     for batch in read_answers(model, processor, flat_images, flat_questions, flat_answers, batch_size):
-        inputs = batch.inputs
-        logits = model.get_output_embeddings()(batch.hidden[inputs["token_row"], inputs["token_predictor"]])
-        logps = logits.float().log_softmax(-1).gather(1, inputs["token_labels"][:, None])[:, 0]
-        said = torch.zeros(len(batch.order), device=logps.device).index_add(0, inputs["token_sequence"], logps)
         made = draft_answers(model, processor, batch, flat_answers)
-        decoded = decode_drafts(model, made)
-        masks = torch.cat([own for own, _ in decoded]) - model.config.mask_threshold
-        quality = torch.cat([own for _, own in decoded])
-        phrases = pad_phrases([processor.phrase_ids(phrase) for d in made for phrase in d.decoded.phrases])
-        cover = F.adaptive_avg_pool2d(masks.float().sigmoid()[:, None], int(len(batch.pictures.language[0]) ** 0.5))
-        read_back = model.read_back(
-            batch.pictures, inputs["target_row"], cover.flatten(1), phrases.to(inputs["target_row"].device)
-        )
-        per_target = torch.stack([read_back, quality.float(), torch.ones_like(read_back)], 1)
-        summed = per_target.new_zeros(len(made), 3).index_add(0, inputs["target_group"], per_target)
         for number, index in enumerate(batch.order):
             drafts[index] = made[number]
-        evidence[batch.order] = torch.cat([said[:, None], summed], 1).cpu()
+        summed = _target_evidence(model, processor, batch, made)
+        said = answer_logps(model, batch)
+        evidence[batch.order] = torch.cat([said[:, None], said[:, None], summed], 1).cpu()
+    moved = {id(image): shifted_views(processor, image, views) for image in flat_images}
+    for k in range(views):
+        view = [moved[id(image)][k] for image in flat_images]
+        for batch in read_answers(model, processor, view, flat_questions, flat_answers, batch_size):
+            evidence[batch.order, 1] += answer_logps(model, batch).cpu()
+    evidence[:, 1] /= 1 + views
     counts = [len(own) for own in answers]
     starts = [sum(counts[:i]) for i in range(len(counts))]
     return [drafts[s : s + c] for s, c in zip(starts, counts, strict=True)], list(evidence.split(counts))
 
 
+def _target_evidence(model, processor, batch: ReadAnswers, drafts: list[Draft]) -> torch.Tensor:
+    """Summed over each answer's targets: read-back log-probability, predicted IoU, and 1; (n, 3)."""
+    row, group = batch.inputs["target_row"], batch.inputs["target_group"]
+    decoded = decode_drafts(model, drafts)
+    masks = torch.cat([own for own, _ in decoded]) - model.config.mask_threshold
+    quality = torch.cat([own for _, own in decoded]).float()
+    phrases = pad_phrases([processor.phrase_ids(phrase) for d in drafts for phrase in d.decoded.phrases])
+    cover = F.adaptive_avg_pool2d(masks.float().sigmoid()[:, None], int(processor.picture_tokens**0.5)).flatten(1)
+    read_back = model.read_back(batch.pictures, row, cover, phrases.to(row.device))
+    per_target = torch.stack([read_back, quality, torch.ones_like(quality)], 1)
+    return per_target.new_zeros(len(drafts), 3).index_add(0, group, per_target)
+
+
 def preferred_drafts(
     model, processor, images: list[Image.Image], questions: list[str], drafts: list[Draft], count: int, **settings
 ) -> list[Draft]:
-    """Of each draft and up to `count` other answers the one with the highest preference score.
+    """Of each draft and up to `count` other answers the one with the highest preference score, from `count` views.
 
     Raises:
         DataError: the model's weights of the evidence were never fitted.
@@ -109,7 +151,7 @@ def preferred_drafts(
     answers = answer_hypotheses(model, processor, images, questions, drafts, count, **settings)
     doubtful = [i for i, own in enumerate(answers) if len(own) > 1]
     found, evidence = answer_evidence(
-        model, processor, *([column[i] for i in doubtful] for column in (images, questions, answers))
+        model, processor, *([column[i] for i in doubtful] for column in (images, questions, answers)), views=count
     )
     weights = torch.tensor(model.config.answer_weights)
     chosen = list(drafts)

@@ -65,20 +65,20 @@ def best_threshold(samples: list[Sample], logits: list[torch.Tensor]) -> tuple[f
 
 
 ANSWER_MARGIN = 0.1  # IoU
-LIKELIHOOD = torch.tensor([1.0, 0.0, 0.0, 0.0])  # what ranks answers before anything is known of the rest
+LIKELIHOOD = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])  # what ranks answers before anything is known of the rest
 
 
 def answer_weights(model, processor, samples: list[Sample], count: int, batch_size: int = 32) -> list[float]:
     """The weights of the preference score of answers: those under which answers with better masks win.
 
     Args:
-        count: other answers per question beside the model's own.
+        count: other answers per question beside the model's own, and views of the picture.
     """
     asked = [(sample, q) for sample in samples for q in sample.questions]
     images, questions = [s.image for s, _ in asked], [q.question for _, q in asked]
     drafts = generate_drafts(model, processor, images, questions, batch_size=batch_size)
     answers = answer_hypotheses(model, processor, images, questions, drafts, count, batch_size=batch_size)
-    found, evidence = answer_evidence(model, processor, images, questions, answers)
+    found, evidence = answer_evidence(model, processor, images, questions, answers, count)
     qualities = []
     for (sample, question), own in zip(asked, found, strict=True):
         valid = torch.from_numpy(~sample.decoded_ignore())

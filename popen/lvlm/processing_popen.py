@@ -64,6 +64,11 @@ class PopenProcessor(PushToHubMixin):
 
     # ---- pictures
 
+    @property
+    def picture_tokens(self) -> int:
+        """How many tokens a picture is to the language model."""
+        return self.prefix_ids.count(self.tokenizer.convert_tokens_to_ids(self.backbone.image_token))
+
     def place(self, picture: Image.Image, name: str = "image") -> tuple[Image.Image, Canvas]:
         """A picture of any size on the canvas; DataError when it is not a plain picture."""
         picture = check_image(picture, name)

@@ -53,6 +53,24 @@ def noise_rectangle(seed: int, min_area: float, max_area: float, sigma: float) -
     return NoiseRectangle(float(left), float(top), float(width), float(height), sigma, int(rng.integers(2**62)))
 
 
+def circle_offsets(count: int, radius: float) -> list[tuple[float, float]]:
+    """`count` >= 0 offsets (right, down) evenly on a circle, the first to the right."""
+    angles = [2 * math.pi * k / count for k in range(count)]
+    return [(radius * math.cos(a), radius * math.sin(a)) for a in angles]
+
+
+def shifted(picture_HWC: np.ndarray, right: int, down: int) -> np.ndarray:
+    """A view of the picture moved by whole pixels, of the same size; what comes in repeats the edge.
+
+    A vision tower cuts a picture into patches; moved by half a patch, the same thing is cut elsewhere, and what was
+    hard to tell may be easy (ours).
+    """
+    height, width = picture_HWC.shape[:2]
+    rows = np.clip(np.arange(height) - down, 0, height - 1)
+    columns = np.clip(np.arange(width) - right, 0, width - 1)
+    return picture_HWC[rows][:, columns]
+
+
 @dataclass(frozen=True)
 class BranchPoint:
     """Where an answer could have gone on otherwise: after `kept` tokens say `token`; `logp` is that beginning's."""

@@ -2,13 +2,16 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from popen.data.safe_io import DataError
 from popen.lvlm.answer_hypotheses import answer_evidence, answer_hypotheses, preferred_drafts
 from popen.lvlm.inference import continue_answers, generate_drafts
 from popen.lvlm.packing import question_branches, stack_rows
+from popen.preference.sampling import shifted
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +72,23 @@ def test_evidence_by_its_parts(taught, unsure):
     model, processor = taught
     images, questions, drafts = unsure
     answers = answer_hypotheses(model, processor, images, questions, drafts, 2, 1e-3)
-    found, evidence = answer_evidence(model, processor, images, questions, answers)
+    found, evidence = answer_evidence(model, processor, images, questions, answers, views=2)
     assert [[d.decoded.text for d in own] for own in found] == answers
-    for index, own in enumerate(answers):
-        for draft, answer, speaks in zip(found[index], own, evidence[index], strict=True):
-            batch = stack_rows([question_branches(processor, [(questions[index], answer)], "x")], 0)
-            inputs = {k: v for k, v in batch.items() if k not in ("token_sequence", "sequence_row")}
-            pixels = processor.pixel_values([processor.place(images[index])[0]])
-            with torch.no_grad():
-                alone = model(**inputs, pixel_values=pixels)
-                language = model.encode_pictures(pixels).language[0]
-            soft = (alone.mask_logits - model.config.mask_threshold).sigmoid()
+
+    def alone(image, question, answer):
+        batch = stack_rows([question_branches(processor, [(question, answer)], "x")], 0)
+        inputs = {k: v for k, v in batch.items() if k not in ("token_sequence", "sequence_row")}
+        with torch.no_grad():
+            return model(**inputs, pixel_values=processor.pixel_values([processor.place(image)[0]]))
+
+    for image, question, own_drafts, own, speaks in zip(images, questions, found, answers, evidence, strict=True):
+        with torch.no_grad():
+            language = model.encode_pictures(processor.pixel_values([processor.place(image)[0]])).language[0]
+        pixels = np.asarray(image.convert("RGB"))
+        views = [Image.fromarray(shifted(pixels, right, 0)) for right in (6, -6)]  # a token is 12 pixels wide
+        for draft, answer, row in zip(own_drafts, own, speaks, strict=True):
+            output = alone(image, question, answer)
+            soft = (output.mask_logits - model.config.mask_threshold).sigmoid()
             cover = torch.nn.functional.adaptive_avg_pool2d(soft, 8).flatten(1)
             read = 0.0
             for phrase, weight in zip(draft.decoded.phrases, cover, strict=True):
@@ -87,8 +96,9 @@ def test_evidence_by_its_parts(taught, unsure):
                 logps = model.get_output_embeddings()(pooled).log_softmax(-1)
                 ids = list(processor.phrase_ids(phrase))
                 read += float(logps[ids].mean().detach()) if ids else 0.0
-            expected = [float(alone.logps.sum()), read, float(alone.predicted_iou.sum()), len(draft.embeddings)]
-            assert speaks.tolist() == pytest.approx(expected, abs=1e-3)
+            said = [float(o.logps.sum()) for o in (output, *(alone(view, question, answer) for view in views))]
+            expected = [said[0], sum(said) / 3, read, float(output.predicted_iou.sum()), len(draft.embeddings)]
+            assert row.tolist() == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_answer_with_the_most_evidence_is_taken(taught, unsure):
@@ -99,7 +109,7 @@ def test_the_answer_with_the_most_evidence_is_taken(taught, unsure):
     counts = [[answer.count("<seg>") for answer in own] for own in answers]
     assert any(len(set(own)) > 1 for own in counts)
     for sign, extreme in ((1.0, max), (-1.0, min)):
-        model.config.answer_weights = [0.0, 0.0, 0.0, sign]
+        model.config.answer_weights = [0.0, 0.0, 0.0, 0.0, sign]
         chosen = preferred_drafts(model, processor, images, questions, drafts, 3, least=1e-4)
         assert [len(d.embeddings) for d in chosen] == [extreme(own) for own in counts]
 

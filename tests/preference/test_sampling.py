@@ -6,7 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popen.preference.sampling import NoiseRectangle, branch_points, item_seed, noise_rectangle
+from popen.preference.sampling import (
+    NoiseRectangle,
+    branch_points,
+    circle_offsets,
+    item_seed,
+    noise_rectangle,
+    shifted,
+)
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -103,3 +110,16 @@ def test_branches_never_repeat_what_was_said(length, words, count, seed):
     assert len(found) <= count and all(p.token != ids[p.kept] for p in found)
     assert len({(p.kept, p.token) for p in found}) == len(found)
     assert [p.logp for p in found] == sorted((p.logp for p in found), reverse=True)
+
+
+def test_offsets_lie_on_a_circle():
+    assert circle_offsets(0, 3.0) == []
+    assert np.round(circle_offsets(4, 3.0), 6).tolist() == [[3, 0], [0, 3], [-3, 0], [0, -3]]
+
+
+def test_a_shifted_picture_repeats_its_edge():
+    picture = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
+    assert shifted(picture, 1, 0)[..., 0].tolist() == [[0, 0, 1, 2], [4, 4, 5, 6], [8, 8, 9, 10]]
+    assert shifted(picture, -1, 2)[..., 0].tolist() == [[1, 2, 3, 3], [1, 2, 3, 3], [1, 2, 3, 3]]
+    assert np.array_equal(shifted(picture, 0, 0), picture)
+    assert shifted(picture, 9, -9)[..., 0].tolist() == [[8] * 4] * 3
