@@ -15,6 +15,7 @@ from popen.lvlm.hypotheses import (
     uniform_drafts,
 )
 from popen.lvlm.inference import Draft, restored_masks
+from popen.lvlm.shifted_views import view_mean_logits
 from popen.preference.sampling import item_seed, noise_rectangle
 
 RECTANGLE = (0.08, 0.15, 0.5)  # least and largest share of the picture, and σ: as in mining
@@ -38,21 +39,24 @@ def arm_logits(model, processor, samples: list[Sample], drafts: list[Draft], arm
     config = model.config
     if arms.ensemble:
         noisy = [embedding_hypotheses(model, d, arms.ensemble, config.ensemble_noise, arms.seed) for d in drafts]
-        logits["ensemble"] = _attended(model, drafts, noisy)
+        attended = _attended(model, drafts, noisy)
+        logits["ensemble"] = view_mean_logits(model, processor, images, attended, config.ensemble_views)
         if arms.controls:
             logits["uniform"] = restored_masks(model, uniform_drafts(drafts, noisy))
             seeds = [[item_seed(arms.seed, s.image_id, k) for k in range(arms.ensemble)] for s, _ in asked]
             rectangles = [[noise_rectangle(k, *RECTANGLE) for k in own] for own in seeds]
             views = rectangle_hypotheses(model, processor, images, questions, drafts, rectangles)
-            logits["rectangle_ensemble"] = _attended(model, drafts, views)
+            logits["rectangle_ensemble"] = restored_masks(model, _attended(model, drafts, views))
+            if config.ensemble_views:
+                logits["views"] = view_mean_logits(model, processor, images, drafts, config.ensemble_views)
     if arms.controls:
         logits["flip"] = flip_logits(model, processor, images, questions, drafts)
     return logits
 
 
-def _attended(model, drafts, hypotheses) -> list[torch.Tensor]:
+def _attended(model, drafts, hypotheses) -> list[Draft]:
     scores = hypothesis_scores(model, drafts, hypotheses)
-    return restored_masks(model, attended_drafts(drafts, hypotheses, scores, model.config.ensemble_sharpness))
+    return attended_drafts(drafts, hypotheses, scores, model.config.ensemble_sharpness)
 
 
 def calibrated_thresholds(model, processor, parts, arms: Arms) -> dict[str, float]:
@@ -75,5 +79,6 @@ def configured_thresholds(model, arms: Arms) -> dict[str, float]:
     config = model.config
     names = ["single", *(["ensemble"] if arms.ensemble else [])]
     if arms.controls:
-        names += [*(["uniform", "rectangle_ensemble"] if arms.ensemble else []), "flip"]
+        hypotheses = ["uniform", "rectangle_ensemble", *(["views"] if config.ensemble_views else [])]
+        names += [*(hypotheses if arms.ensemble else []), "flip"]
     return {n: config.ensemble_threshold if n == "ensemble" else config.mask_threshold for n in names}

@@ -35,6 +35,7 @@ CONTROLS = {
     "popen_embedding_ensemble": ("popen", "ensemble"),
     "popen_uniform_mean": ("popen", "uniform"),
     "popen_rectangle_ensemble": ("popen", "rectangle_ensemble"),
+    "popen_shifted_views": ("popen", "views"),
     "popen_flip_tta": ("popen", "flip"),
 }
 TITLES = {
@@ -46,6 +47,7 @@ TITLES = {
     "popen_embedding_ensemble": "POPEN, own answer, preference ensemble of the masks",
     "popen_uniform_mean": "POPEN, uniform mean of the hypotheses (control)",
     "popen_rectangle_ensemble": "POPEN + preference ensemble of noise-rectangle views (control)",
+    "popen_shifted_views": "POPEN, mean over shifted views (control)",
     "popen_flip_tta": "POPEN, flip augmentation (control)",
 }
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>popen demo</title>

@@ -27,6 +27,7 @@ class CalibrationArguments:
     dataset: str = field(metadata={"help": "Folder of a data set in popen's schema."})
     split: str = field(default="calibration", metadata={"help": "Split to calibrate on."})
     max_rows: int = field(default=200, metadata={"help": "At most this many pictures."})
+    views: int = field(default=0, metadata={"help": "Shifted views of the picture that the ensemble looks at."})
     ensemble: int = field(
         default=0, metadata={"help": "K: also calibrate the ensemble of a model whose preference head is trained."}
     )
@@ -43,13 +44,14 @@ def main(args: CalibrationArguments) -> None:
     config.mask_threshold, ciou = best_threshold(samples, restored_masks(model, drafts))
     print(f"mask threshold {config.mask_threshold:+.2f}: forced cIoU {ciou:.4f} on {len(samples)} pictures")
     if args.ensemble:
-        config.answer_weights = answer_weights(model, processor, samples, args.ensemble)
+        config.ensemble_views = args.views
+        config.answer_weights = answer_weights(model, processor, samples, args.ensemble, args.views)
         print(f"weights of the evidence for an answer {[round(w, 2) for w in config.answer_weights]}")
         config.ensemble_sharpness, config.ensemble_threshold, ciou = best_ensemble(
-            model, samples, drafts, args.ensemble
+            model, processor, samples, drafts, args.ensemble, args.views
         )
         print(
-            f"ensemble of {args.ensemble}: sharpness {config.ensemble_sharpness:g}, "
+            f"ensemble of {args.ensemble}, {args.views} views: sharpness {config.ensemble_sharpness:g}, "
             f"threshold {config.ensemble_threshold:+.2f}: forced cIoU {ciou:.4f}"
         )
     config.save_pretrained(args.model_name_or_path)

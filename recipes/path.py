@@ -44,6 +44,7 @@ class PathArguments:
         default="recipes/preference_tiny.yaml", metadata={"help": "YAML of POPEN and of its control."}
     )
     preference_steps: int = field(default=200, metadata={"help": "Optimiser steps of POPEN and of its control."})
+    views: int = field(default=8, metadata={"help": "Shifted views that the ensemble looks at, at least 1."})
     ensemble: int = field(default=8, metadata={"help": "K hypotheses of the ensemble, at least 1."})
     seed: int = field(default=0, metadata={"help": "Seed of everything."})
 
@@ -56,8 +57,8 @@ class PathArguments:
             raise DataError(f"scenes = {self.scenes}: give train, calibration, dev and the first seed")
         if self.model_name_or_path is None and self.sft_config is None:
             raise DataError("sft_config is not set, and neither is model_name_or_path: there is nothing to start from")
-        if self.ensemble < 1:
-            raise DataError(f"ensemble = {self.ensemble}: give K >= 1 hypotheses")
+        if self.ensemble < 1 or self.views < 1:
+            raise DataError(f"ensemble = {self.ensemble}, views = {self.views}: give K >= 1 hypotheses and >= 1 views")
 
 
 Step = tuple[str, list[str], Path]  # what happens, the command, and the file that proves it is done
@@ -120,7 +121,7 @@ def preference_steps(args: PathArguments, out: Path) -> list[Step]:
         ("train the preference head", head, final / "popen_processor.json"),
         (
             "calibrate the ensemble",
-            [*calibrate, str(final), "--ensemble", str(args.ensemble)],
+            [*calibrate, str(final), "--ensemble", str(args.ensemble), "--views", str(args.views)],
             final / "calibrated",
         ),
     ]

@@ -13,6 +13,7 @@ from transformers import set_seed
 from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import load_mined
+from popen.preference.correcting import PHRASES
 from popen.preference.reference import check_fingerprint, model_fingerprint
 from popen.recipe import run
 from popen.training.callbacks import finish, resume_path, use_all_cores
@@ -27,9 +28,12 @@ class ScriptArguments:
     preferences: str = field(metadata={"help": "Folder that recipes/mine.py wrote."})
     dataset: str = field(metadata={"help": "Folder of the data set that was mined."})
     split: str = field(default="train", metadata={"help": "Split that was mined."})
-    text_pairs: Literal["all", "hallucinated"] = field(
+    text_pairs: Literal["all", "hallucinated", "hallucinated_phrases"] = field(
         default="all",
-        metadata={"help": "All corrected answers, or only those that name a thing that is not in the picture."},
+        metadata={
+            "help": "All corrected answers; those that name a thing that is not in the picture; or of these only "
+            "those where a phrase was replaced, so that no pair teaches to deny or to name fewer things."
+        },
     )
 
 
@@ -41,8 +45,10 @@ def main(script: ScriptArguments, training: PreferenceArguments) -> None:
     source = load_split(script.dataset, script.split)
     check_fingerprint(report["data"], source._fingerprint, "data set", script.preferences)
     model, processor = load_model(script.model_name_or_path)
-    if script.text_pairs == "hallucinated":
+    if script.text_pairs != "all":
         text = text.select([i for i, wrong in enumerate(text["hallucinated"][:]) if wrong])
+    if script.text_pairs == "hallucinated_phrases":
+        text = text.select([i for i, kind in enumerate(text["kind"][:]) if kind == PHRASES])
     streams = PreferenceStreams(text, seg, source)
     trainer = PreferenceTrainer(model, training, train_dataset=streams, processor=processor)
     trainer.train(resume_from_checkpoint=resume_path(training))

@@ -1,6 +1,5 @@
 """Other answers the model had in mind, and what speaks for each of them."""
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -15,9 +14,10 @@ from popen.lvlm.inference import (
     read_answers,
 )
 from popen.lvlm.packing import pad_phrases
+from popen.lvlm.shifted_views import WORDS, shifted_views
 from popen.objectives.scores import per_token_logps
 from popen.preference.answers import preferred_answer
-from popen.preference.sampling import BranchPoint, branch_points, circle_offsets, shifted
+from popen.preference.sampling import BranchPoint, branch_points
 
 
 @torch.no_grad()
@@ -66,15 +66,6 @@ def answer_hypotheses(
     return found
 
 
-def shifted_views(processor, image: Image.Image, count: int) -> list[Image.Image]:
-    """The picture moved half a picture token to `count` sides."""
-    pitch = processor.image_size / processor.picture_tokens**0.5  # in pixels of the canvas
-    radius = pitch / 2 * max(image.size) / processor.image_size
-    pixels = np.asarray(image.convert("RGB"))
-    offsets = circle_offsets(count, radius)
-    return [Image.fromarray(shifted(pixels, round(right), round(down))) for right, down in offsets]
-
-
 def answer_logps(model, batch: ReadAnswers) -> torch.Tensor:
     """log p of each answer of a batch, (n,)."""
     inputs = batch.inputs
@@ -114,7 +105,7 @@ def answer_evidence(
         summed = _target_evidence(model, processor, batch, made)
         said = answer_logps(model, batch)
         evidence[batch.order] = torch.cat([said[:, None], said[:, None], summed], 1).cpu()
-    moved = {id(image): shifted_views(processor, image, views) for image in flat_images}
+    moved = {id(image): shifted_views(processor, image, views, WORDS) for image in flat_images}
     for k in range(views):
         view = [moved[id(image)][k] for image in flat_images]
         for batch in read_answers(model, processor, view, flat_questions, flat_answers, batch_size):
@@ -139,9 +130,15 @@ def _target_evidence(model, processor, batch: ReadAnswers, drafts: list[Draft]) 
 
 
 def preferred_drafts(
-    model, processor, images: list[Image.Image], questions: list[str], drafts: list[Draft], count: int, **settings
+    model,
+    processor,
+    images: list[Image.Image],
+    questions: list[str],
+    drafts: list[Draft],
+    count: int,
+    **settings,
 ) -> list[Draft]:
-    """Of each draft and up to `count` other answers the one with the highest preference score, from `count` views.
+    """Of each draft and up to `count` other answers the one with the highest preference score.
 
     Raises:
         DataError: the model's weights of the evidence were never fitted.
@@ -151,7 +148,10 @@ def preferred_drafts(
     answers = answer_hypotheses(model, processor, images, questions, drafts, count, **settings)
     doubtful = [i for i, own in enumerate(answers) if len(own) > 1]
     found, evidence = answer_evidence(
-        model, processor, *([column[i] for i in doubtful] for column in (images, questions, answers)), views=count
+        model,
+        processor,
+        *([column[i] for i in doubtful] for column in (images, questions, answers)),
+        views=model.config.ensemble_views,
     )
     weights = torch.tensor(model.config.answer_weights)
     chosen = list(drafts)

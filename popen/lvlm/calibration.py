@@ -6,6 +6,7 @@ from popen.data.schema import Sample
 from popen.lvlm.answer_hypotheses import answer_evidence, answer_hypotheses
 from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
 from popen.lvlm.inference import Draft, forced_drafts, generate_drafts, restored_masks
+from popen.lvlm.shifted_views import view_mean_logits
 from popen.objectives.masks import intersection_union
 from popen.preference.answers import fit_answer_weights
 from popen.preference.judging import iou_with_truth
@@ -68,17 +69,19 @@ ANSWER_MARGIN = 0.1  # IoU
 LIKELIHOOD = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])  # what ranks answers before anything is known of the rest
 
 
-def answer_weights(model, processor, samples: list[Sample], count: int, batch_size: int = 32) -> list[float]:
+def answer_weights(
+    model, processor, samples: list[Sample], count: int, views: int, batch_size: int = 32
+) -> list[float]:
     """The weights of the preference score of answers: those under which answers with better masks win.
 
     Args:
-        count: other answers per question beside the model's own, and views of the picture.
+        count: other answers per question beside the model's own. views: shifted views of the picture.
     """
     asked = [(sample, q) for sample in samples for q in sample.questions]
     images, questions = [s.image for s, _ in asked], [q.question for _, q in asked]
     drafts = generate_drafts(model, processor, images, questions, batch_size=batch_size)
     answers = answer_hypotheses(model, processor, images, questions, drafts, count, batch_size=batch_size)
-    found, evidence = answer_evidence(model, processor, images, questions, answers, count)
+    found, evidence = answer_evidence(model, processor, images, questions, answers, views)
     qualities = []
     for (sample, question), own in zip(asked, found, strict=True):
         valid = torch.from_numpy(~sample.decoded_ignore())
@@ -88,18 +91,22 @@ def answer_weights(model, processor, samples: list[Sample], count: int, batch_si
     return fit_answer_weights(evidence, qualities, ANSWER_MARGIN, LIKELIHOOD).tolist()
 
 
-def best_ensemble(model, samples: list[Sample], drafts: list[Draft], count: int) -> tuple[float, float, float]:
-    """The λ of the attention among SHARPNESSES and the threshold with the best cIoU, and that cIoU.
+def best_ensemble(
+    model, processor, samples: list[Sample], drafts: list[Draft], count: int, views: int
+) -> tuple[float, float, float]:
+    """The λ of the attention among SHARPNESSES with the best cIoU, then the best threshold over views, and its cIoU.
 
     Args:
-        drafts: of the true answers. count: K hypotheses beside the clean one.
+        drafts: of the true answers. count: K hypotheses beside the clean one. views: shifted views of the picture.
     """
     hypotheses = [embedding_hypotheses(model, draft, count, model.config.ensemble_noise, seed=0) for draft in drafts]
     scores = hypothesis_scores(model, drafts, hypotheses)
     found = []
     for sharpness in SHARPNESSES:
         attended = attended_drafts(drafts, hypotheses, scores, sharpness)
-        threshold, ciou = best_threshold(samples, restored_masks(model, attended))
-        found.append((ciou, -sharpness, threshold))
-    ciou, sharpness, threshold = max(found)
-    return -sharpness, threshold, ciou
+        _, ciou = best_threshold(samples, restored_masks(model, attended))
+        found.append((ciou, -sharpness))
+    sharpness = -max(found)[1]
+    images = [sample.image for sample in samples for _ in sample.questions]
+    attended = attended_drafts(drafts, hypotheses, scores, sharpness)
+    return sharpness, *best_threshold(samples, view_mean_logits(model, processor, images, attended, views))

@@ -36,6 +36,8 @@ class PopenConfig(PreTrainedConfig):
             ensemble; both calibrated on held-out pictures.
         ensemble_noise, ensemble_sharpness: spread of the hypotheses in units of embedding_std, and λ of the
             attention, which is calibrated with the threshold.
+        ensemble_views: shifted views of the picture that the ensemble looks at beside the picture itself, >= 0; each
+            runs the vision side again, and the language model for the answers it is unsure of.
         answer_weights: w of the preference score of answers (see `popen.lvlm.answer_hypotheses`), fitted on held-out
             pictures; None until then.
         embedding_std: per-scale spread of segmentation embeddings over training data; scales embedding noise.
@@ -69,6 +71,7 @@ class PopenConfig(PreTrainedConfig):
     refinement_alpha: float = 2.0
     mask_threshold: float = 0.0
     embedding_std: list[float] | None = None
+    ensemble_views: int = 0
     answer_weights: list[float] | None = None
     ensemble_noise: float = 0.5
     ensemble_sharpness: float = 1.0

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from popen.lvlm.answer_hypotheses import preferred_drafts
 from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
 from popen.lvlm.inference import Draft, decode_drafts, generate_drafts
-from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
+from popen.lvlm.shifted_views import view_mean_logits
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,15 @@ class Answer:
     incomplete: int = 0
 
 
-def finish(model: PopenForReasoningSegmentation, drafts: list[Draft], threshold: float) -> list[Answer]:
-    """Decodes the masks of drafts and brings them to the pictures' own size; a pixel is in above `threshold`."""
+def finish(drafts: list[Draft], decoded: list[tuple], logits: list[torch.Tensor], threshold: float) -> list[Answer]:
+    """Drafts with masks at the pictures' own size; a pixel is in above `threshold`.
+
+    Args:
+        decoded: what `decode_drafts` says of them; confidences are read from it. logits: per draft (T, height, width).
+    """
     answers = []
-    for draft, (logits, quality) in zip(drafts, decode_drafts(model, drafts), strict=True):
-        masks = (draft.canvas.restore(logits) > threshold).cpu().numpy() if len(logits) else []
+    for draft, (_, quality), own in zip(drafts, decoded, logits, strict=True):
+        masks = (own > threshold).cpu().numpy() if len(own) else []
         targets = tuple(Target(*t) for t in zip(draft.decoded.phrases, masks, quality.tolist(), strict=True))
         answers.append(Answer(draft.decoded.text, targets, draft.decoded.incomplete))
     return answers
@@ -44,20 +49,16 @@ def segment(model, processor, images, questions, ensemble, max_new_tokens, batch
         raise ValueError(f"ensemble = {ensemble}: give K >= 1 hypotheses, or 0 for a single pass")
     drafts, config = generate_drafts(model, processor, images, questions, max_new_tokens, batch_size), model.config
     if not ensemble:
-        return finish(model, drafts, config.mask_threshold)
+        decoded = decode_drafts(model, drafts)
+        logits = [draft.canvas.restore(own) for draft, (own, _) in zip(drafts, decoded, strict=True)]
+        return finish(drafts, decoded, logits, config.mask_threshold)
     if config.answer_weights is not None:
         drafts = preferred_drafts(
-            model,
-            processor,
-            images,
-            questions,
-            drafts,
-            ensemble,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
+            model, processor, images, questions, drafts, ensemble, max_new_tokens=max_new_tokens, batch_size=batch_size
         )
     # every draft draws from the same seed, so an answer does not depend on its neighbours in the batch
     hypotheses = [embedding_hypotheses(model, draft, ensemble, config.ensemble_noise, seed=0) for draft in drafts]
     scores = hypothesis_scores(model, drafts, hypotheses)
     drafts = attended_drafts(drafts, hypotheses, scores, config.ensemble_sharpness)
-    return finish(model, drafts, config.ensemble_threshold)
+    logits = view_mean_logits(model, processor, images, drafts, config.ensemble_views)
+    return finish(drafts, decode_drafts(model, drafts), logits, config.ensemble_threshold)

@@ -115,7 +115,7 @@ def test_nothing_to_count(samples):
 def test_the_ensemble_that_is_found_is_the_best_of_those_tried(taught, samples):
     model, processor = taught
     drafts = calibration.truth_drafts(model, processor, samples[:2])
-    sharpness, threshold, best = calibration.best_ensemble(model, samples[:2], drafts, 3)
+    sharpness, threshold, best = calibration.best_ensemble(model, processor, samples[:2], drafts, 3, views=0)
     assert sharpness in calibration.SHARPNESSES and threshold in calibration.THRESHOLDS
     hypotheses = [embedding_hypotheses(model, d, 3, model.config.ensemble_noise, seed=0) for d in drafts]
     scores = hypothesis_scores(model, drafts, hypotheses)
@@ -131,7 +131,7 @@ def test_the_ensemble_that_is_found_is_the_best_of_those_tried(taught, samples):
 def test_answer_weights_are_found_for_every_piece_of_evidence(taught, samples):
     """On scenes that nobody taught; the same twice, and the likelihood alone where every answer is equally good."""
     model, processor = taught
-    found = calibration.answer_weights(model, processor, samples[2:], 3)
-    assert len(found) == 5 and found == calibration.answer_weights(model, processor, samples[2:], 3)
+    found = calibration.answer_weights(model, processor, samples[2:], 3, 1)
+    assert len(found) == 5 and found == calibration.answer_weights(model, processor, samples[2:], 3, 1)
     none = [replace(s, questions=tuple(q for q in s.questions if not q.masks)) for s in samples[:1]]
-    assert calibration.answer_weights(model, processor, none, 0) == [0.0, 1.0, 0.0, 0.0, 0.0]
+    assert calibration.answer_weights(model, processor, none, 0, 0) == [0.0, 1.0, 0.0, 0.0, 0.0]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from popen.data.safe_io import DataError
 from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
-from popen.lvlm.inference import Draft, decode_drafts, forced_drafts, generate_drafts
+from popen.lvlm.inference import Draft, decode_drafts, forced_drafts, generate_drafts, restored_masks
 from popen.lvlm.packing import supervised_batch
 from popen.lvlm.segmentation import finish
 
@@ -203,6 +203,16 @@ def test_nothing_asked(taught):
     assert forced_drafts(model, processor, [], [], []) == []
 
 
+def test_a_calibrated_ensemble_answers_as_one_by_one(taught, asked):
+    """With other answers and shifted views: an answer does not depend on its neighbours in the batch."""
+    model, processor = copy.deepcopy(taught[0]), taught[1]
+    model.config.answer_weights, model.config.ensemble_views = [0.0, 1.0, 0.5, 0.5, -0.5], 2
+    images, questions = asked
+    together = model.segment(images, questions, processor, ensemble=3)
+    for image, question, answer in zip(images, questions, together, strict=True):
+        assert_equal_answers(answer, model.segment([image], [question], processor, ensemble=3)[0])
+
+
 def test_finish_brings_each_mask_to_its_own_picture(taught, samples):
     """Drafts with other pictures' canvases: only the way back differs."""
     model, processor = taught
@@ -211,5 +221,8 @@ def test_finish_brings_each_mask_to_its_own_picture(taught, samples):
     answer = samples[0].questions[0].answer
     drafts = forced_drafts(model, processor, images, ["Find the cross."] * 3, [answer] * 3)
     assert all(isinstance(draft, Draft) for draft in drafts)
-    shapes = [a.targets[0].mask.shape for a in finish(model, drafts, 0.0)]
+    shapes = [
+        a.targets[0].mask.shape
+        for a in finish(drafts, decode_drafts(model, drafts), restored_masks(model, drafts), 0.0)
+    ]
     assert shapes == [(height, width) for width, height in sizes]

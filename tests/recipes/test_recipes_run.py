@@ -76,7 +76,7 @@ def chain(tmp_path_factory):
 
     head = recipe("preference_head")
     head.main(head_arguments(head, root))
-    final = calibrate.CalibrationArguments(model_name_or_path=str(root / "final"), dataset=data, ensemble=2)
+    final = calibrate.CalibrationArguments(model_name_or_path=str(root / "final"), dataset=data, ensemble=2, views=1)
     calibrate.main(final)
     return root
 
@@ -165,7 +165,7 @@ def test_the_end_can_be_evaluated(chain, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*argv, "--ensemble", "2", "--controls", "--max-new-tokens", "40"])
     segmentation.main()
     summary = json.loads((out / "summary.json").read_text())
-    assert list(summary["arms"]) == ["single", "ensemble", "uniform", "rectangle_ensemble", "flip"]
+    assert list(summary["arms"]) == ["single", "ensemble", "uniform", "rectangle_ensemble", "views", "flip"]
     assert summary["pictures"] == 3
 
 
@@ -207,7 +207,7 @@ def test_the_report_has_the_promised_keys(finished):
 
 def test_the_page_needs_nothing_beside_it(finished):
     page = (finished / "report.html").read_text()
-    assert page.count("<tr>") == 10 and page.count("<svg") == 4  # four arms and five controls under one head
+    assert page.count("<tr>") == 11 and page.count("<svg") == 4  # four arms and six controls under one head
     assert page.count('class="card"') == 3  # there are three pictures
     assert page.count("data:image/png;base64,") == 9
     assert not re.search(r'(?:src|href)="(?!data:)', page)
@@ -262,7 +262,7 @@ def test_the_demo_runs_end_to_end(chain, tmp_path):
     easier = easier.replace("margin: 0.02", "margin: 0.001").replace("embedding_noise: 0.5", "embedding_noise: 2.0")
     (tmp_path / "mine.yaml").write_text(easier)
     command += ["--mine_config", str(tmp_path / "mine.yaml")]
-    command += ["--scenes", "8", "2", "2", "60", "--preference_steps", "1", "--ensemble", "1"]
+    command += ["--scenes", "8", "2", "2", "60", "--preference_steps", "1", "--ensemble", "1", "--views", "1"]
     done = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     written = json.loads((tmp_path / "run" / "report.json").read_text())
