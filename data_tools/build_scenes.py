@@ -1,6 +1,6 @@
 """Render the scenes dataset: train, dev and test splits in the popen schema.
 
-    python data_tools/build_scenes.py --out runs/scenes --train 24000 --calibration 300 --dev 1000 --test 1000
+    python data_tools/build_scenes.py --out runs/scenes --train 48000 --calibration 300 --dev 1000 --test 1000
 
 Under two minutes on two cores. The bytes do not depend on --workers; a split that holds these very scenes already is
 kept.
