@@ -94,12 +94,8 @@ def base_steps(args: PathArguments, out: Path) -> list[Step]:
 
 def preference_steps(args: PathArguments, out: Path) -> list[Step]:
     base, control, policy, final = (out / name for name in ("base", "continued_sft", "popen_policy", "popen"))
-    data, mined, hypotheses, seed = (
-        ["--dataset", str(out / "data")],
-        out / "mined",
-        out / "mined_popen",
-        str(args.seed),
-    )
+    data, seed = ["--dataset", str(out / "data")], str(args.seed)
+    mined, hypotheses = out / "mined", out / "mined_popen"
     calibrate = [*PYTHON, "recipes/calibrate.py", *data, "--split", args.calibration_split, "--model_name_or_path"]
     mine = [*LAUNCH, "recipes/mine.py", "--config", args.mine_config, *data, "--seed", seed]
     tune = [*LAUNCH, "recipes/preference.py", "--config", args.preference_config, *data, "--seed", seed]
@@ -107,6 +103,7 @@ def preference_steps(args: PathArguments, out: Path) -> list[Step]:
     tune += ["--max_steps", str(args.preference_steps), "--save_steps", str(args.preference_steps)]
     mine_base = [*mine, "--model_name_or_path", str(base), "--output_dir", str(mined)]
     mine_policy = [*mine, "--model_name_or_path", str(policy), "--output_dir", str(hypotheses), "--streams", "seg"]
+    ensemble = ["--ensemble", str(args.ensemble), "--views", str(args.views)]
     plain = [*tune, "--text_weight", "0", "--seg_weight", "0", "--output_dir", str(control)]
     head = [*PYTHON, "recipes/preference_head.py", "--model_name_or_path", str(policy), "--seed", seed]
     head += ["--preferences", str(hypotheses), "--output_dir", str(final)]
@@ -119,11 +116,7 @@ def preference_steps(args: PathArguments, out: Path) -> list[Step]:
         ("calibrate the tuned model", [*calibrate, str(policy)], policy / "calibrated"),
         ("mine hypotheses of the tuned model", mine_policy, hypotheses / "mining.json"),
         ("train the preference head", head, final / "popen_processor.json"),
-        (
-            "calibrate the ensemble",
-            [*calibrate, str(final), "--ensemble", str(args.ensemble), "--views", str(args.views)],
-            final / "calibrated",
-        ),
+        ("calibrate the ensemble", [*calibrate, str(final), *ensemble], final / "calibrated"),
     ]
 
 
