@@ -65,8 +65,7 @@ def chair_drop(pairs: list[list[tuple[dict, dict]]]) -> float:
 
 def measure(run: Path, command: str, seed: int) -> list:
     """The claims of a finished run."""
-    names = ("base", "continued_sft", "popen", "popen_ensemble")
-    arms = {name: read_rows(run / "eval" / name / "rows.jsonl") for name in names}
+    arms = {name: read_rows(run / "eval" / name / "rows.jsonl") for name in ("base", "continued_sft", "popen")}
     base = read_json(run / "eval" / "base" / "summary.json")["arms"]["single"]
     common = {"area": "popen-tiny", "n": base["n"], "seeds": (seed,), "command": command}
     made = [
