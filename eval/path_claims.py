@@ -90,18 +90,13 @@ def measure(run: Path, command: str, seed: int) -> list:
                 low=low, high=high, baseline=name, **common,
             )
         )  # fmt: skip
-    ensembles = [
-        ("popen_ensemble", "ensemble", "preference ensemble"),
-        ("popen_ensemble", "single", "preferred answer"),
-    ]
-    ensembles += [("popen", arm, f"{arm}, own answer") for arm in arms["popen"][0]["counts"] if arm != "single"]
-    for name, arm, title in ensembles:
-        pairs = paired(arms[name], arms["popen"])
+    pairs = paired(arms["popen"], arms["popen"])
+    for arm in [arm for arm in arms["popen"][0]["counts"] if arm != "single"]:
         low, high = bootstrap_interval(pairs, lambda g, arm=arm: ciou_gain(g, arm, "single"), seed)
         made.append(
             claim(
-                what=f"POPEN {title} − single pass, points of cIoU",
-                at_least=LEAST_GAIN if title == "preference ensemble" else None,
+                what=f"POPEN {arm} − single pass, points of cIoU",
+                at_least=LEAST_GAIN if arm == "ensemble" else None,
                 value=ciou_gain(pairs, arm, "single"), low=low, high=high, baseline="POPEN single pass", **common,
             )
         )  # fmt: skip

@@ -22,17 +22,15 @@ from popen.errors import one_line_errors
 from popen.lvlm.loading import load_model
 from popen.overlay import draw_masks
 
-RUNS = ("base", "continued_sft", "popen", "popen_ensemble")
+RUNS = ("base", "continued_sft", "popen")
 KEYS = ("ciou", "giou", "chair_i", "chair_s", "no_target_acc", "n")
 ARMS = {
     "base": ("base", "single"),
     "continued_sft": ("continued_sft", "single"),
     "popen": ("popen", "single"),
-    "popen_ensemble": ("popen_ensemble", "ensemble"),
+    "popen_ensemble": ("popen", "ensemble"),
 }
 CONTROLS = {
-    "popen_preferred_answer": ("popen_ensemble", "single"),
-    "popen_embedding_ensemble": ("popen", "ensemble"),
     "popen_uniform_mean": ("popen", "uniform"),
     "popen_rectangle_ensemble": ("popen", "rectangle_ensemble"),
     "popen_shifted_views": ("popen", "views"),
@@ -42,9 +40,7 @@ TITLES = {
     "base": "base",
     "continued_sft": "continued SFT (same budget)",
     "popen": "POPEN",
-    "popen_ensemble": "POPEN + preference ensemble (answers and masks)",
-    "popen_preferred_answer": "POPEN, preferred answer, masks of a single pass",
-    "popen_embedding_ensemble": "POPEN, own answer, preference ensemble of the masks",
+    "popen_ensemble": "POPEN + preference ensemble",
     "popen_uniform_mean": "POPEN, uniform mean of the hypotheses (control)",
     "popen_rectangle_ensemble": "POPEN + preference ensemble of noise-rectangle views (control)",
     "popen_shifted_views": "POPEN, mean over shifted views (control)",

@@ -28,6 +28,12 @@ class CalibrationArguments:
     split: str = field(default="calibration", metadata={"help": "Split to calibrate on."})
     max_rows: int = field(default=200, metadata={"help": "At most this many pictures."})
     views: int = field(default=0, metadata={"help": "Shifted views of the picture that the ensemble looks at."})
+    answers: bool = field(
+        default=False,
+        metadata={
+            "help": "Let the ensemble choose among answers too. It did harm on scenes: docs/results/whole_path.md."
+        },
+    )
     ensemble: int = field(
         default=0, metadata={"help": "K: also calibrate the ensemble of a model whose preference head is trained."}
     )
@@ -45,8 +51,9 @@ def main(args: CalibrationArguments) -> None:
     print(f"mask threshold {config.mask_threshold:+.2f}: forced cIoU {ciou:.4f} on {len(samples)} pictures")
     if args.ensemble:
         config.ensemble_views = args.views
-        config.answer_weights = answer_weights(model, processor, samples, args.ensemble, args.views)
-        print(f"weights of the evidence for an answer {[round(w, 2) for w in config.answer_weights]}")
+        if args.answers:
+            config.answer_weights = answer_weights(model, processor, samples, args.ensemble, args.views)
+            print(f"weights of the evidence for an answer {[round(w, 2) for w in config.answer_weights]}")
         config.ensemble_sharpness, config.ensemble_threshold, ciou = best_ensemble(
             model, processor, samples, drafts, args.ensemble, args.views
         )

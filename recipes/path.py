@@ -128,7 +128,6 @@ def evaluation_steps(args: PathArguments, out: Path) -> list[Step]:
         ("continued_sft", "continued_sft", []),
         # single passes were calibrated before; the controls have thresholds of their own
         ("popen", "popen", [*ensemble, "--controls", "--calibration-split", args.calibration_split]),
-        ("popen_ensemble", "popen", [*ensemble, "--answers", "preferred"]),
     ):
         score = [*PYTHON, "-m", "eval.segmentation", "--data", str(out / "data"), "--split", "dev"]
         score += ["--model", str(out / model), "--out", str(out / "eval" / name), "--seed", str(args.seed), *extra]

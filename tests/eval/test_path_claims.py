@@ -55,7 +55,7 @@ def test_a_question_twice_and_a_missing_file_are_refused(tmp_path):
 
 
 def test_the_claims_of_a_run(tmp_path):
-    for name, rows in (("base", BEFORE), ("continued_sft", BEFORE), ("popen", AFTER), ("popen_ensemble", AFTER)):
+    for name, rows in (("base", BEFORE), ("continued_sft", BEFORE), ("popen", AFTER)):
         folder = tmp_path / "eval" / name
         folder.mkdir(parents=True)
         (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -67,9 +67,7 @@ def test_the_claims_of_a_run(tmp_path):
     assert (gain.met, gain.value, gain.seeds, gain.command) == (True, pytest.approx(17.5), (3,), "make it")
     assert gain.low == pytest.approx(10) and gain.high == pytest.approx(25)  # only a, only b
     assert made["CHAIR_i of POPEN below same-budget continued SFT, percent"].met is True
-    assert made["POPEN preference ensemble − single pass, points of cIoU"].met is True
-    assert made["POPEN preferred answer − single pass, points of cIoU"].value == 0
-    assert made["POPEN ensemble, own answer − single pass, points of cIoU"].value == pytest.approx(10)
+    assert made["POPEN ensemble − single pass, points of cIoU"].met is True
 
 
 def test_the_cost_of_the_demo(tmp_path):

@@ -76,7 +76,9 @@ def chain(tmp_path_factory):
 
     head = recipe("preference_head")
     head.main(head_arguments(head, root))
-    final = calibrate.CalibrationArguments(model_name_or_path=str(root / "final"), dataset=data, ensemble=2, views=1)
+    final = calibrate.CalibrationArguments(
+        model_name_or_path=str(root / "final"), dataset=data, ensemble=2, views=1, answers=True
+    )
     calibrate.main(final)
     return root
 
@@ -176,14 +178,10 @@ def finished(chain, tmp_path_factory):
     models = {"base": "sft", "continued_sft": "popen", "popen_policy": "popen", "popen": "final", "data": "data"}
     for name, source in models.items():
         (run / name).symlink_to(chain / source)
-    more = {
-        "popen": ["--ensemble", "2", "--controls"],
-        "popen_ensemble": ["--ensemble", "2", "--answers", "preferred"],
-    }
-    for name in ("base", "continued_sft", "popen", "popen_ensemble"):
+    for name in ("base", "continued_sft", "popen"):
+        more = ["--ensemble", "2", "--controls"] if name == "popen" else []
         with pytest.MonkeyPatch.context() as patch:
-            model = run / name.removesuffix("_ensemble")
-            argv = ["eval.segmentation", "--model", str(model), "--data", str(run / "data"), *more.get(name, [])]
+            argv = ["eval.segmentation", "--model", str(run / name), "--data", str(run / "data"), *more]
             patch.setattr(sys, "argv", [*argv, "--out", str(run / "eval" / name), "--max-new-tokens", "40"])
             segmentation.main()
     path = recipe("path")
@@ -201,13 +199,13 @@ def test_the_report_has_the_promised_keys(finished):
     for arm in written["arms"].values():
         assert set(arm) == {"ciou", "giou", "chair_i", "chair_s", "no_target_acc", "n"}
     assert written["seconds"] == 66.0 and written["peak_gib"] > 0
-    summary = json.loads((finished / "eval" / "popen_ensemble" / "summary.json").read_text())
+    summary = json.loads((finished / "eval" / "popen" / "summary.json").read_text())
     assert written["arms"]["popen_ensemble"]["ciou"] == summary["arms"]["ensemble"]["ciou"]
 
 
 def test_the_page_needs_nothing_beside_it(finished):
     page = (finished / "report.html").read_text()
-    assert page.count("<tr>") == 11 and page.count("<svg") == 4  # four arms and six controls under one head
+    assert page.count("<tr>") == 9 and page.count("<svg") == 4  # four arms and four controls under one head
     assert page.count('class="card"') == 3  # there are three pictures
     assert page.count("data:image/png;base64,") == 9
     assert not re.search(r'(?:src|href)="(?!data:)', page)
@@ -268,7 +266,7 @@ def test_the_demo_runs_end_to_end(chain, tmp_path):
     written = json.loads((tmp_path / "run" / "report.json").read_text())
     assert written["seconds"] > 0 and set(written["arms"]) == {"base", "continued_sft", "popen", "popen_ensemble"}
     again = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=600, check=True)
-    assert again.stdout.count("done already") == 14
+    assert again.stdout.count("done already") == 13
 
 
 # ---- what does not belong together
