@@ -296,7 +296,8 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         Args:
             images: a list of PIL pictures of any size, one per question; the same object is encoded once.
             questions: list[str]. processor: the model's `PopenProcessor`.
-            ensemble: K answers to choose from and K hypotheses per target beside the clean one, 0 for a single pass.
+            ensemble: K hypotheses per target beside the clean one, 0 for a single pass; where the configuration has
+                `answer_weights`, also up to K other answers to choose from.
         Returns:
             list[Answer], in order; `answer.text`, `answer.targets` with phrase, mask at the picture's own size
             (H, W) bool, and confidence 0..1.
