@@ -42,9 +42,7 @@ def answer_hypotheses(
     answers = [draft.decoded.text for draft in drafts]
     points: list[list[tuple[tuple[int, ...], BranchPoint]]] = [[] for _ in answers]
     for batch in read_answers(model, processor, images, questions, answers, batch_size):
-        logits = model.get_output_embeddings()(
-            batch.hidden[batch.inputs["token_row"], batch.inputs["token_predictor"]]
-        )
+        logits = _answer_logits(model, batch)
         for number, index in enumerate(batch.order):
             own = batch.inputs["token_sequence"] == number
             ids = batch.inputs["token_labels"][own]
@@ -68,10 +66,13 @@ def answer_hypotheses(
 
 def answer_logps(model, batch: ReadAnswers) -> torch.Tensor:
     """log p of each answer of a batch, (n,)."""
-    inputs = batch.inputs
-    logits = model.get_output_embeddings()(batch.hidden[inputs["token_row"], inputs["token_predictor"]])
-    logps = per_token_logps(logits, inputs["token_labels"]).float()
-    return torch.zeros(len(batch.order), device=logps.device).index_add(0, inputs["token_sequence"], logps)
+    logps = per_token_logps(_answer_logits(model, batch), batch.inputs["token_labels"]).float()
+    return torch.zeros(len(batch.order), device=logps.device).index_add(0, batch.inputs["token_sequence"], logps)
+
+
+def _answer_logits(model, batch: ReadAnswers) -> torch.Tensor:
+    """What predicts each token of a batch's answers, (N, V)."""
+    return model.get_output_embeddings()(batch.hidden[batch.inputs["token_row"], batch.inputs["token_predictor"]])
 
 
 @torch.no_grad()
@@ -144,7 +145,7 @@ def preferred_drafts(
         DataError: the model's weights of the evidence were never fitted.
     """
     if model.config.answer_weights is None:
-        raise DataError("config.json: answer_weights is not set; run recipes/calibrate.py --ensemble K on the model")
+        raise DataError("config.json: answer_weights is not set; run recipes/calibrate.py --ensemble K --answers true")
     answers = answer_hypotheses(model, processor, images, questions, drafts, count, **settings)
     doubtful = [i for i, own in enumerate(answers) if len(own) > 1]
     found, evidence = answer_evidence(

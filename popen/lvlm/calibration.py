@@ -13,6 +13,8 @@ from popen.preference.judging import iou_with_truth
 
 THRESHOLDS = torch.arange(-8, 9) / 4  # logits
 SHARPNESSES = (0.25, 0.5, 1.0, 2.0, 4.0)
+ANSWER_MARGIN = 0.1  # IoU
+LIKELIHOOD = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])  # what ranks answers before anything is known of the rest
 
 
 def truth_drafts(model, processor, samples: list[Sample], batch_size: int = 32) -> list[Draft]:
@@ -63,10 +65,6 @@ def best_threshold(samples: list[Sample], logits: list[torch.Tensor]) -> tuple[f
     ciou = intersection.sum(1) / union.sum(1).clamp(min=1)
     best = int(ciou.argmax())
     return float(THRESHOLDS[best]), float(ciou[best])
-
-
-ANSWER_MARGIN = 0.1  # IoU
-LIKELIHOOD = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])  # what ranks answers before anything is known of the rest
 
 
 def answer_weights(
