@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections import defaultdict
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,6 +12,23 @@ from transformers import Trainer, TrainerCallback
 
 from popen.data.safe_io import DataError, StorageError
 from popen.training.muon import MuonWithAdamW, hidden_matrices
+
+
+@contextmanager
+def deterministic_kernels():
+    """Same seed, same bytes: otherwise the threads of a CPU add the gradients of gathered rows in any order.
+
+    What has no deterministic kernel on a GPU warns and runs.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, and filling takes time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 class PartLossTrainer(Trainer):
@@ -37,6 +55,10 @@ class PartLossTrainer(Trainer):
                 *groups, args.learning_rate, args.muon_learning_rate, betas, args.weight_decay
             )
         return super().create_optimizer(model)
+
+    def train(self, *args, **kwargs):
+        with deterministic_kernels():
+            return super().train(*args, **kwargs)
 
     def note(self, **parts: torch.Tensor | float) -> None:
         """Remembers values for the next log line."""
