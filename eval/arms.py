@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from popen.data.schema import Sample
+from popen.lvlm.answer_hypotheses import preferred_drafts
 from popen.lvlm.calibration import THRESHOLDS, threshold_counts, truth_drafts
 from popen.lvlm.flip import flip_logits
 from popen.lvlm.hypotheses import (
@@ -30,28 +31,60 @@ class Arms:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What one arm makes of the questions: drafts, and mask logits (T, height, width) at the pictures' own size."""
+
+    drafts: list[Draft]
+    logits: list[torch.Tensor]
+
+
 @torch.no_grad()
-def arm_logits(model, processor, samples: list[Sample], drafts: list[Draft], arms: Arms) -> dict[str, list]:
-    """Mask logits at the pictures' own size, per arm and question (T, height, width)."""
+def read_arms(
+    model, processor, samples: list[Sample], drafts: list[Draft], arms: Arms, choose: bool
+) -> dict[str, Reading]:
+    """Every arm's reading of the same questions.
+
+    Args:
+        drafts: the single pass. choose: whether the ensemble may give other answers than the single pass; its control
+            `ensemble_masks` never does.
+    """
     asked = [(sample, question) for sample in samples for question in sample.questions]
     images, questions = [sample.image for sample, _ in asked], [question.question for _, question in asked]
-    logits = {"single": restored_masks(model, drafts)}
+    found = {"single": Reading(drafts, restored_masks(model, drafts))}
     config = model.config
     if arms.ensemble:
-        noisy = [embedding_hypotheses(model, d, arms.ensemble, config.ensemble_noise, arms.seed) for d in drafts]
-        attended = _attended(model, drafts, noisy)
-        logits["ensemble"] = view_mean_logits(model, processor, images, attended, config.ensemble_views)
+        chosen = drafts
+        if choose and config.answer_margin is not None:
+            chosen = preferred_drafts(model, processor, images, questions, drafts, arms.ensemble)
+        found["ensemble"] = _preference_ensemble(model, processor, images, chosen, arms)
         if arms.controls:
-            logits["uniform"] = restored_masks(model, uniform_drafts(drafts, noisy))
+            kept = (
+                found["ensemble"] if chosen is drafts else _preference_ensemble(model, processor, images, drafts, arms)
+            )
+            found["ensemble_masks"] = kept
+            noisy = _noisy(model, drafts, arms)
+            found["uniform"] = Reading(drafts, restored_masks(model, uniform_drafts(drafts, noisy)))
             seeds = [[item_seed(arms.seed, s.image_id, k) for k in range(arms.ensemble)] for s, _ in asked]
             rectangles = [[noise_rectangle(k, *RECTANGLE) for k in own] for own in seeds]
             views = rectangle_hypotheses(model, processor, images, questions, drafts, rectangles)
-            logits["rectangle_ensemble"] = restored_masks(model, _attended(model, drafts, views))
+            attended = _attended(model, drafts, views)
+            found["rectangle_ensemble"] = Reading(drafts, restored_masks(model, attended))
             if config.ensemble_views:
-                logits["views"] = view_mean_logits(model, processor, images, drafts, config.ensemble_views)
+                mean = view_mean_logits(model, processor, images, drafts, config.ensemble_views)
+                found["views"] = Reading(drafts, mean)
     if arms.controls:
-        logits["flip"] = flip_logits(model, processor, images, questions, drafts)
-    return logits
+        found["flip"] = Reading(drafts, flip_logits(model, processor, images, questions, drafts))
+    return found
+
+
+def _preference_ensemble(model, processor, images, drafts: list[Draft], arms: Arms) -> Reading:
+    attended = _attended(model, drafts, _noisy(model, drafts, arms))
+    return Reading(drafts, view_mean_logits(model, processor, images, attended, model.config.ensemble_views))
+
+
+def _noisy(model, drafts: list[Draft], arms: Arms) -> list[torch.Tensor]:
+    return [embedding_hypotheses(model, d, arms.ensemble, model.config.ensemble_noise, arms.seed) for d in drafts]
 
 
 def _attended(model, drafts, hypotheses) -> list[Draft]:
@@ -68,8 +101,8 @@ def calibrated_thresholds(model, processor, parts, arms: Arms) -> dict[str, floa
     totals: dict[str, torch.Tensor] = {}
     for samples in parts:
         drafts = truth_drafts(model, processor, samples)
-        for arm, logits in arm_logits(model, processor, samples, drafts, arms).items():
-            counts = torch.stack([c.sum(1) for c in threshold_counts(samples, logits, THRESHOLDS)])
+        for arm, reading in read_arms(model, processor, samples, drafts, arms, choose=False).items():
+            counts = torch.stack([c.sum(1) for c in threshold_counts(samples, reading.logits, THRESHOLDS)])
             totals[arm] = totals.get(arm, 0) + counts
     return {arm: float(THRESHOLDS[(i / u.clamp(min=1)).argmax()]) for arm, (i, u) in totals.items()}
 
@@ -80,5 +113,5 @@ def configured_thresholds(model, arms: Arms) -> dict[str, float]:
     names = ["single", *(["ensemble"] if arms.ensemble else [])]
     if arms.controls:
         hypotheses = ["uniform", "rectangle_ensemble", *(["views"] if config.ensemble_views else [])]
-        names += [*(hypotheses if arms.ensemble else []), "flip"]
-    return {n: config.ensemble_threshold if n == "ensemble" else config.mask_threshold for n in names}
+        names += [*(["ensemble_masks", *hypotheses] if arms.ensemble else []), "flip"]
+    return {n: config.ensemble_threshold if n.startswith("ensemble") else config.mask_threshold for n in names}

@@ -52,14 +52,17 @@ def paired(first: list[dict], second: list[dict]) -> list[list[tuple[dict, dict]
 def ciou_gain(pairs: list[list[tuple[dict, dict]]], first: str, second: str) -> float:
     """cIoU of the first arm minus that of the second, in points."""
     rows = [pair for group in pairs for pair in group]
-    a, b = ([MaskCounts(*c) for row in rows for c in row[i]["counts"][arm]] for i, arm in ((0, first), (1, second)))
+    a, b = (
+        [MaskCounts(*c) for row in rows for c in row[i]["arms"][arm]["counts"]] for i, arm in ((0, first), (1, second))
+    )
     return 100 * (ciou(a) - ciou(b))
 
 
 def chair_drop(pairs: list[list[tuple[dict, dict]]]) -> float:
     """By how many percent CHAIR_i of the first arm lies below the second's; 0 where the second names nothing wrong."""
     rows = [pair for group in pairs for pair in group]
-    a, b = (chair_i([Mentions(row[i]["named"], row[i]["hallucinated"]) for row in rows]) for i in (0, 1))
+    said = [[row[i]["arms"]["single"] for row in rows] for i in (0, 1)]
+    a, b = (chair_i([Mentions(arm["named"], arm["hallucinated"]) for arm in arms]) for arms in said)
     return 100 * (1 - a / b) if b else 0.0
 
 
@@ -91,7 +94,7 @@ def measure(run: Path, command: str, seed: int) -> list:
             )
         )  # fmt: skip
     pairs = paired(arms["popen"], arms["popen"])
-    for arm in [arm for arm in arms["popen"][0]["counts"] if arm != "single"]:
+    for arm in [arm for arm in arms["popen"][0]["arms"] if arm != "single"]:
         low, high = bootstrap_interval(pairs, lambda g, arm=arm: ciou_gain(g, arm, "single"), seed)
         made.append(
             claim(

@@ -31,6 +31,7 @@ ARMS = {
     "popen_ensemble": ("popen", "ensemble"),
 }
 CONTROLS = {
+    "popen_ensemble_masks": ("popen", "ensemble_masks"),
     "popen_uniform_mean": ("popen", "uniform"),
     "popen_rectangle_ensemble": ("popen", "rectangle_ensemble"),
     "popen_shifted_views": ("popen", "views"),
@@ -41,6 +42,7 @@ TITLES = {
     "continued_sft": "continued SFT (same budget)",
     "popen": "POPEN",
     "popen_ensemble": "POPEN + preference ensemble",
+    "popen_ensemble_masks": "POPEN + preference ensemble of masks, its own answers (control)",
     "popen_uniform_mean": "POPEN, uniform mean of the hypotheses (control)",
     "popen_rectangle_ensemble": "POPEN + preference ensemble of noise-rectangle views (control)",
     "popen_shifted_views": "POPEN, mean over shifted views (control)",

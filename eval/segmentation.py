@@ -2,12 +2,11 @@
 
     python -m eval.segmentation --model popen/assets/popen-tiny --data runs/scenes --split dev --out runs/eval/base
 
-`--answers free` (default) lets the model speak; `--answers forced` teacher-forces the true answers; `--answers
-preferred` takes, of K answers that the model had in mind, the one with the highest preference score. `--ensemble K`
-adds the preference ensemble over embedding noise, `--controls` the ensemble over noise-rectangle views, the uniform
-mean and flip augmentation. `--calibration-split` finds the mask threshold of each arm there; without it they are the
-configuration's. Writes `rows.jsonl` (a line per question) and `summary.json`. About two minutes for 1,000 scenes on
-two cores.
+`--answers free` (default) lets the model speak; `--answers forced` teacher-forces the true answers. `--ensemble K`
+adds the preference ensemble, `--controls` the ensemble that keeps the single pass's answers, the one over
+noise-rectangle views, the uniform mean, shifted views alone and flip augmentation. `--calibration-split` finds
+the mask threshold of each arm there; without it they are the configuration's. Writes `rows.jsonl` (a line per
+question) and `summary.json`. About two minutes for 1,000 scenes on two cores, five times that with the ensemble.
 """
 
 import argparse
@@ -18,12 +17,11 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from eval.arms import Arms, arm_logits, calibrated_thresholds, configured_thresholds
+from eval.arms import Arms, calibrated_thresholds, configured_thresholds, read_arms
 from eval.metrics import MaskCounts, bootstrap_interval, ciou, giou, match_counts
 from popen.data.safe_io import write_json
 from popen.data.schema import Sample, check_unique_ids, load_split
 from popen.errors import one_line_errors
-from popen.lvlm.answer_hypotheses import preferred_drafts
 from popen.lvlm.calibration import truth_drafts
 from popen.lvlm.inference import generate_drafts
 from popen.lvlm.loading import load_model
@@ -62,7 +60,7 @@ def main() -> None:
         "calibrated_on": args.calibration_split,
         "pictures": count,
         "questions": len(scored),
-        "arms": {arm: summarise(scored, arm) for arm in scored[0]["counts"]},
+        "arms": {arm: summarise(scored, arm) for arm in scored[0]["arms"]},
     }
     write_json(out / "summary.json", summary)
     for arm, numbers in summary["arms"].items():
@@ -84,41 +82,36 @@ def score(model, processor, samples: list[Sample], vocabulary, thresholds: dict,
     else:
         settings = {"max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size}
         drafts = generate_drafts(model, processor, images, questions, **settings)
-        if args.answers == "preferred":
-            drafts = preferred_drafts(model, processor, images, questions, drafts, args.ensemble, **settings)
-    logits = arm_logits(model, processor, samples, drafts, arms)
+    readings = read_arms(model, processor, samples, drafts, arms, choose=args.answers == "free")
     rows = []
-    for index, ((sample, question), draft) in enumerate(zip(asked, drafts, strict=True)):
+    for index, (sample, question) in enumerate(asked):
         valid = ~sample.decoded_ignore()
         truth = question.decoded_masks(*valid.shape)
-        counts = {}
-        for arm, all_logits in logits.items():
-            masks = (all_logits[index] > thresholds[arm]).cpu().numpy().reshape(-1, *valid.shape)
-            counts[arm] = [[c.intersection, c.union] for c in match_counts(masks, truth, valid)]
-        found = mentions(draft.decoded.text, sample.objects, vocabulary)
-        rows.append(
-            {
-                "id": question.id,
-                "picture": sample.image_id,
-                "kind": question.kind,
-                "answer": draft.decoded.text,
-                "exact": draft.decoded.text == question.answer,
-                "targets": len(question.masks),
-                "predicted": len(draft.embeddings),
+        row = {"id": question.id, "picture": sample.image_id, "kind": question.kind, "targets": len(question.masks)}
+        row["arms"] = {}
+        for arm, reading in readings.items():
+            masks = (reading.logits[index] > thresholds[arm]).cpu().numpy().reshape(-1, *valid.shape)
+            said = reading.drafts[index].decoded.text
+            found = mentions(said, sample.objects, vocabulary)
+            row["arms"][arm] = {
+                "answer": said,
+                "exact": said == question.answer,
+                "predicted": len(masks),
                 "named": found.named,
                 "hallucinated": found.hallucinated,
-                "counts": counts,
+                "counts": [[c.intersection, c.union] for c in match_counts(masks, truth, valid)],
             }
-        )
+        rows.append(row)
     return rows
 
 
 def summarise(rows: list[dict], arm: str) -> dict:
     """All numbers of one arm, with 95 % bootstrap intervals over pictures for the main ones."""
+    rows = [row | row["arms"][arm] for row in rows]
     pictures: dict[str, list[dict]] = {}
     for row in rows:
         pictures.setdefault(row["picture"], []).append(row)
-    groups = [[MaskCounts(*c) for row in group for c in row["counts"][arm]] for group in pictures.values()]
+    groups = [[MaskCounts(*c) for row in group for c in row["counts"]] for group in pictures.values()]
     slots = [slot for group in groups for slot in group]
     found = [Mentions(row["named"], row["hallucinated"]) for row in rows]
     talk = [[Mentions(row["named"], row["hallucinated"]) for row in group] for group in pictures.values()]
@@ -140,7 +133,7 @@ def summarise(rows: list[dict], arm: str) -> dict:
         "n": len(rows),
         "by_kind": {
             kind: {
-                "ciou": ciou([MaskCounts(*c) for row in rows if row["kind"] == kind for c in row["counts"][arm]]),
+                "ciou": ciou([MaskCounts(*c) for row in rows if row["kind"] == kind for c in row["counts"]]),
                 "exact": sum(r["exact"] for r in rows if r["kind"] == kind) / sum(r["kind"] == kind for r in rows),
             }
             for kind in kinds
@@ -154,7 +147,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder of a data set in popen's schema")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--out", required=True, help="folder for rows.jsonl and summary.json")
-    parser.add_argument("--answers", choices=("free", "forced", "preferred"), default="free")
+    parser.add_argument("--answers", choices=("free", "forced"), default="free")
     parser.add_argument("--ensemble", type=int, default=0, metavar="K", help="hypotheses of the preference ensemble")
     parser.add_argument("--controls", action="store_true", help="also score uniform mean and flip augmentation")
     parser.add_argument("--calibration-split", help="split to find each arm's mask threshold on; never the one scored")
@@ -166,8 +159,6 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.ensemble < 0:
         parser.error(f"--ensemble {args.ensemble}: give K >= 1 hypotheses, or 0 for a single pass")
-    if args.answers == "preferred" and not args.ensemble:
-        parser.error("--answers preferred chooses among K answers: give --ensemble K")
     if args.calibration_split == args.split:
         parser.error(
             f"--calibration-split {args.split}: thresholds found on the split that is scored would flatter it"

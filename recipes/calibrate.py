@@ -2,18 +2,25 @@
 
     python recipes/calibrate.py --model_name_or_path runs/popen --dataset runs/scenes --split calibration
 
-With `--ensemble K`, also the ensemble: what speaks how much for one of several answers, how sharply it attends to the
-preferred hypotheses, and a threshold of its own.
+With `--ensemble K`, also the ensemble: how much likelier than the model's own another answer must be, how sharply the
+ensemble attends to the preferred hypotheses of a mask, and a threshold of its own.
 
 A minute on two cores for 200 pictures. Use a split that is neither trained on nor reported.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 
 from popen.data.schema import Sample, load_split
-from popen.lvlm.calibration import answer_weights, best_ensemble, best_threshold, embedding_spread, truth_drafts
+from popen.lvlm.calibration import (
+    best_answer_margin,
+    best_ensemble,
+    best_threshold,
+    embedding_spread,
+    truth_drafts,
+)
 from popen.lvlm.inference import restored_masks
 from popen.lvlm.loading import load_model
 from popen.recipe import run
@@ -28,12 +35,6 @@ class CalibrationArguments:
     split: str = field(default="calibration", metadata={"help": "Split to calibrate on."})
     max_rows: int = field(default=200, metadata={"help": "At most this many pictures."})
     views: int = field(default=0, metadata={"help": "Shifted views of the picture that the ensemble looks at."})
-    answers: bool = field(
-        default=False,
-        metadata={
-            "help": "Let the ensemble choose among answers too. It did harm on scenes: docs/results/whole_path.md."
-        },
-    )
     ensemble: int = field(
         default=0, metadata={"help": "K: also calibrate the ensemble of a model whose preference head is trained."}
     )
@@ -51,9 +52,9 @@ def main(args: CalibrationArguments) -> None:
     print(f"mask threshold {config.mask_threshold:+.2f}: forced cIoU {ciou:.4f} on {len(samples)} pictures")
     if args.ensemble:
         config.ensemble_views = args.views
-        if args.answers:
-            config.answer_weights = answer_weights(model, processor, samples, args.ensemble, args.views)
-            print(f"weights of the evidence for an answer {[round(w, 2) for w in config.answer_weights]}")
+        margin = best_answer_margin(model, processor, samples, args.ensemble, args.views)
+        config.answer_margin = margin if math.isfinite(margin) else None
+        print(f"another answer must be {margin:g} nats likelier than the model's own")
         config.ensemble_sharpness, config.ensemble_threshold, ciou = best_ensemble(
             model, processor, samples, drafts, args.ensemble, args.views
         )

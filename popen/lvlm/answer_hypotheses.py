@@ -1,19 +1,9 @@
-"""Other answers the model had in mind, and what speaks for each of them."""
+"""Other answers the model had in mind, and how likely each of them stays when the picture is looked at again."""
 
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
-from popen.data.safe_io import DataError
-from popen.lvlm.inference import (
-    Draft,
-    ReadAnswers,
-    continue_answers,
-    decode_drafts,
-    draft_answers,
-    read_answers,
-)
-from popen.lvlm.packing import pad_phrases
+from popen.lvlm.inference import Draft, ReadAnswers, continue_answers, forced_drafts, read_answers
 from popen.lvlm.shifted_views import WORDS, shifted_views
 from popen.objectives.scores import per_token_logps
 from popen.preference.answers import preferred_answer
@@ -28,7 +18,7 @@ def answer_hypotheses(
     questions: list[str],
     drafts: list[Draft],
     count: int,
-    least: float = 0.02,
+    least: float = 0.05,
     max_new_tokens: int = 96,
     batch_size: int = 32,
 ) -> list[list[str]]:
@@ -64,7 +54,29 @@ def answer_hypotheses(
     return found
 
 
-def answer_logps(model, batch: ReadAnswers) -> torch.Tensor:
+@torch.no_grad()
+def view_logps(
+    model,
+    processor,
+    images: list[Image.Image],
+    questions: list[str],
+    answers: list[list[str]],
+    views: int,
+    batch_size: int = 32,
+) -> list[torch.Tensor]:
+    """Per question log p of its answers under the picture and under shifted views of it, (K, 1 + views)."""
+    owner = [i for i, own in enumerate(answers) for _ in own]
+    flat_questions, flat_answers = [questions[i] for i in owner], [answer for own in answers for answer in own]
+    seen = {id(image): [image, *shifted_views(processor, image, views, WORDS)] for image in images}
+    logps = torch.zeros(len(owner), 1 + views)
+    for k in range(1 + views):
+        view = [seen[id(images[i])][k] for i in owner]
+        for batch in read_answers(model, processor, view, flat_questions, flat_answers, batch_size):
+            logps[batch.order, k] = _answer_logps(model, batch).cpu()
+    return list(logps.split([len(own) for own in answers]))
+
+
+def _answer_logps(model, batch: ReadAnswers) -> torch.Tensor:
     """log p of each answer of a batch, (n,)."""
     logps = per_token_logps(_answer_logits(model, batch), batch.inputs["token_labels"]).float()
     return torch.zeros(len(batch.order), device=logps.device).index_add(0, batch.inputs["token_sequence"], logps)
@@ -75,61 +87,6 @@ def _answer_logits(model, batch: ReadAnswers) -> torch.Tensor:
     return model.get_output_embeddings()(batch.hidden[batch.inputs["token_row"], batch.inputs["token_predictor"]])
 
 
-@torch.no_grad()
-def answer_evidence(
-    model,
-    processor,
-    images: list[Image.Image],
-    questions: list[str],
-    answers: list[list[str]],
-    views: int,
-    batch_size: int = 32,
-) -> tuple[list[list[Draft]], list[torch.Tensor]]:
-    """Per question a draft of each of its answers and the evidence for them, (K, 5).
-
-    Evidence: log p(answer | picture, question), and its mean over shifted views of the picture; summed over targets,
-    log p(phrase | what is under its mask) and the predicted IoU; the number of targets. The third reads the mask back:
-    the picture tokens under it go through the language model's output embedding, as the naming loss taught them to.
-
-    Args:
-        views: how many shifted views are looked at, >= 0; the clean picture is one of those averaged.
-    """
-    owner = [i for i, own in enumerate(answers) for _ in own]
-    flat_images, flat_questions = [images[i] for i in owner], [questions[i] for i in owner]
-    flat_answers = [answer for own in answers for answer in own]
-    drafts: list[Draft | None] = [None] * len(owner)
-    evidence = torch.zeros(len(owner), 5)
-    for batch in read_answers(model, processor, flat_images, flat_questions, flat_answers, batch_size):
-        made = draft_answers(model, processor, batch, flat_answers)
-        for number, index in enumerate(batch.order):
-            drafts[index] = made[number]
-        summed = _target_evidence(model, processor, batch, made)
-        said = answer_logps(model, batch)
-        evidence[batch.order] = torch.cat([said[:, None], said[:, None], summed], 1).cpu()
-    moved = {id(image): shifted_views(processor, image, views, WORDS) for image in flat_images}
-    for k in range(views):
-        view = [moved[id(image)][k] for image in flat_images]
-        for batch in read_answers(model, processor, view, flat_questions, flat_answers, batch_size):
-            evidence[batch.order, 1] += answer_logps(model, batch).cpu()
-    evidence[:, 1] /= 1 + views
-    counts = [len(own) for own in answers]
-    starts = [sum(counts[:i]) for i in range(len(counts))]
-    return [drafts[s : s + c] for s, c in zip(starts, counts, strict=True)], list(evidence.split(counts))
-
-
-def _target_evidence(model, processor, batch: ReadAnswers, drafts: list[Draft]) -> torch.Tensor:
-    """Summed over each answer's targets: read-back log-probability, predicted IoU, and 1; (n, 3)."""
-    row, group = batch.inputs["target_row"], batch.inputs["target_group"]
-    decoded = decode_drafts(model, drafts)
-    masks = torch.cat([own for own, _ in decoded]) - model.config.mask_threshold
-    quality = torch.cat([own for _, own in decoded]).float()
-    phrases = pad_phrases([processor.phrase_ids(phrase) for d in drafts for phrase in d.decoded.phrases])
-    cover = F.adaptive_avg_pool2d(masks.float().sigmoid()[:, None], int(processor.picture_tokens**0.5)).flatten(1)
-    read_back = model.read_back(batch.pictures, row, cover, phrases.to(row.device))
-    per_target = torch.stack([read_back, quality, torch.ones_like(quality)], 1)
-    return per_target.new_zeros(len(drafts), 3).index_add(0, group, per_target)
-
-
 def preferred_drafts(
     model,
     processor,
@@ -137,26 +94,24 @@ def preferred_drafts(
     questions: list[str],
     drafts: list[Draft],
     count: int,
+    batch_size: int = 32,
     **settings,
 ) -> list[Draft]:
-    """Of each draft and up to `count` other answers the one with the highest preference score.
+    """Of each draft and up to `count` other answers the one that is likeliest over shifted views of the picture.
 
-    Raises:
-        DataError: the model's weights of the evidence were never fitted.
+    Where the model's configuration has no `answer_margin`, every draft stays as it is.
     """
-    if model.config.answer_weights is None:
-        raise DataError("config.json: answer_weights is not set; run recipes/calibrate.py --ensemble K --answers true")
-    answers = answer_hypotheses(model, processor, images, questions, drafts, count, **settings)
+    margin, views = model.config.answer_margin, model.config.ensemble_views
+    if margin is None:
+        return drafts
+    answers = answer_hypotheses(model, processor, images, questions, drafts, count, batch_size=batch_size, **settings)
     doubtful = [i for i, own in enumerate(answers) if len(own) > 1]
-    found, evidence = answer_evidence(
-        model,
-        processor,
-        *([column[i] for i in doubtful] for column in (images, questions, answers)),
-        views=model.config.ensemble_views,
-    )
-    weights = torch.tensor(model.config.answer_weights)
-    chosen = list(drafts)
-    for index, own, speaks in zip(doubtful, found, evidence, strict=True):
-        best = preferred_answer(speaks, weights)
-        chosen[index] = own[best] if best else drafts[index]
-    return chosen
+    asked = [[column[i] for i in doubtful] for column in (images, questions, answers)]
+    best = {
+        index: preferred_answer(logps, margin)
+        for index, logps in zip(doubtful, view_logps(model, processor, *asked, views), strict=True)
+    }
+    changed = [i for i, k in best.items() if k > 0]
+    asked = [[images[i] for i in changed], [questions[i] for i in changed], [answers[i][best[i]] for i in changed]]
+    other = dict(zip(changed, forced_drafts(model, processor, *asked), strict=True))
+    return [other.get(i, draft) for i, draft in enumerate(drafts)]

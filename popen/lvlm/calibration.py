@@ -1,20 +1,21 @@
 """Numbers a model needs beside its weights, found on held-out data: mask threshold and embedding spread."""
 
+import math
+
 import torch
 
 from popen.data.schema import Sample
-from popen.lvlm.answer_hypotheses import answer_evidence, answer_hypotheses
+from popen.lvlm.answer_hypotheses import answer_hypotheses, view_logps
 from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
 from popen.lvlm.inference import Draft, forced_drafts, generate_drafts, restored_masks
 from popen.lvlm.shifted_views import view_mean_logits
 from popen.objectives.masks import intersection_union
-from popen.preference.answers import fit_answer_weights
+from popen.preference.answers import best_margin
 from popen.preference.judging import iou_with_truth
 
 THRESHOLDS = torch.arange(-8, 9) / 4  # logits
 SHARPNESSES = (0.25, 0.5, 1.0, 2.0, 4.0)
-ANSWER_MARGIN = 0.1  # IoU
-LIKELIHOOD = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])  # what ranks answers before anything is known of the rest
+MARGINS = (0.0, 0.25, 0.5, 1.0, 2.0, math.inf)  # nats
 
 
 def truth_drafts(model, processor, samples: list[Sample], batch_size: int = 32) -> list[Draft]:
@@ -67,10 +68,8 @@ def best_threshold(samples: list[Sample], logits: list[torch.Tensor]) -> tuple[f
     return float(THRESHOLDS[best]), float(ciou[best])
 
 
-def answer_weights(
-    model, processor, samples: list[Sample], count: int, views: int, batch_size: int = 32
-) -> list[float]:
-    """The weights of the preference score of answers: those under which answers with better masks win.
+def best_answer_margin(model, processor, samples: list[Sample], count: int, views: int, batch_size: int = 32) -> float:
+    """The margin among MARGINS with the best mean IoU of the answers it prefers, single-pass masks.
 
     Args:
         count: other answers per question beside the model's own. views: shifted views of the picture.
@@ -79,14 +78,25 @@ def answer_weights(
     images, questions = [s.image for s, _ in asked], [q.question for _, q in asked]
     drafts = generate_drafts(model, processor, images, questions, batch_size=batch_size)
     answers = answer_hypotheses(model, processor, images, questions, drafts, count, batch_size=batch_size)
-    found, evidence = answer_evidence(model, processor, images, questions, answers, views)
-    qualities = []
-    for (sample, question), own in zip(asked, found, strict=True):
+    doubtful = [i for i, own in enumerate(answers) if len(own) > 1]
+    images, questions, answers = ([column[i] for i in doubtful] for column in (images, questions, answers))
+    logps = view_logps(model, processor, images, questions, answers, views, batch_size)
+    return best_margin(logps, _answer_qualities(model, processor, [asked[i] for i in doubtful], answers), MARGINS)
+
+
+def _answer_qualities(model, processor, asked: list[tuple], answers: list[list[str]]) -> list[torch.Tensor]:
+    """Per question the IoU of each answer's masks together with the truth's together, (K,)."""
+    flat = [(sample, q, answer) for (sample, q), own in zip(asked, answers, strict=True) for answer in own]
+    drafts = forced_drafts(
+        model, processor, [s.image for s, _, _ in flat], [q.question for _, q, _ in flat], [a for _, _, a in flat]
+    )
+    found = []
+    for (sample, question, _), logits in zip(flat, restored_masks(model, drafts), strict=True):
         valid = torch.from_numpy(~sample.decoded_ignore())
         truth = torch.from_numpy(question.decoded_masks(*valid.shape)).any(0)
-        masks = [(logits > model.config.mask_threshold).any(0).cpu() for logits in restored_masks(model, own)]
-        qualities.append(iou_with_truth(torch.stack(masks), truth, valid))
-    return fit_answer_weights(evidence, qualities, ANSWER_MARGIN, LIKELIHOOD).tolist()
+        mask = (logits > model.config.mask_threshold).any(0).cpu()
+        found.append(iou_with_truth(mask[None], truth, valid))
+    return list(torch.cat(found).split([len(own) for own in answers])) if found else []
 
 
 def best_ensemble(

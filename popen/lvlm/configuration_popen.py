@@ -38,8 +38,8 @@ class PopenConfig(PreTrainedConfig):
             attention, which is calibrated with the threshold.
         ensemble_views: shifted views of the picture that the ensemble looks at beside the picture itself, >= 0; each
             runs the vision side again, and the language model for the answers it is unsure of.
-        answer_weights: w of the preference score of answers (see `popen.lvlm.answer_hypotheses`), fitted on held-out
-            pictures; None until then.
+        answer_margin: nats by which another answer must be likelier than the model's own, on average over the picture
+            and its shifted views, for the ensemble to give it, >= 0; calibrated on held-out pictures, None gives none.
         embedding_std: per-scale spread of segmentation embeddings over training data; scales embedding noise.
     """
 
@@ -72,7 +72,7 @@ class PopenConfig(PreTrainedConfig):
     mask_threshold: float = 0.0
     embedding_std: list[float] | None = None
     ensemble_views: int = 0
-    answer_weights: list[float] | None = None
+    answer_margin: float | None = None
     ensemble_noise: float = 0.5
     ensemble_sharpness: float = 1.0
     ensemble_threshold: float = 0.0

@@ -237,8 +237,8 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         """One state in the place of each of a target's `[SEG…]` tokens, (T, L·N, H)."""
         return states_TH[:, None].expand(-1, self.config.scales * self.config.tokens_per_scale, -1)
 
-    def read_back(self, pictures: EncodedPictures, row, cover_TP, phrases) -> torch.Tensor:
-        """Mean log p of a phrase's words, read straight off the picture tokens under its target's mask, (T,).
+    def _name_loss(self, pictures: EncodedPictures, row, cover_TP, phrases, count: float | None) -> torch.Tensor:
+        """−log p of each target's words, read straight off the picture tokens under its mask; mean over targets.
 
         The tokens are pooled by how much of each the mask covers and go through the language model's own output
         embedding: region-text alignment (as RegionCLIP aligns regions; this form is ours).
@@ -252,11 +252,8 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         pooled = (cover[:, None] @ tokens[row])[:, 0]
         logps = self.get_output_embeddings()(pooled).float().log_softmax(-1)
         said = phrases >= 0
-        return (logps.gather(1, phrases.clamp(min=0)) * said).sum(1) / said.sum(1).clamp(min=1)
-
-    def _name_loss(self, pictures: EncodedPictures, row, cover_TP, phrases, count: float | None) -> torch.Tensor:
-        """−log p of each target's words under its true mask; mean over targets."""
-        return -self.read_back(pictures, row, cover_TP, phrases).sum() / (count or max(len(phrases), 1))
+        read_back = (logps.gather(1, phrases.clamp(min=0)) * said).sum(1) / said.sum(1).clamp(min=1)
+        return -read_back.sum() / (count or max(len(phrases), 1))
 
     def _mask_losses(self, output: PopenOutput, masks, valid, group, count) -> None:
         """Adds PixelLM's mask losses, with target refinement at work, and the quality head's."""
@@ -297,7 +294,7 @@ class PopenForReasoningSegmentation(PreTrainedModel):
             images: a list of PIL pictures of any size, one per question; the same object is encoded once.
             questions: list[str]. processor: the model's `PopenProcessor`.
             ensemble: K hypotheses per target beside the clean one, 0 for a single pass; where the configuration has
-                `answer_weights`, also up to K other answers to choose from.
+                an `answer_margin`, also up to K other answers to choose from.
         Returns:
             list[Answer], in order; `answer.text`, `answer.targets` with phrase, mask at the picture's own size
             (H, W) bool, and confidence 0..1.

@@ -52,10 +52,9 @@ def segment(model, processor, images, questions, ensemble, max_new_tokens, batch
         decoded = decode_drafts(model, drafts)
         logits = [draft.canvas.restore(own) for draft, (own, _) in zip(drafts, decoded, strict=True)]
         return finish(drafts, decoded, logits, config.mask_threshold)
-    if config.answer_weights is not None:
-        drafts = preferred_drafts(
-            model, processor, images, questions, drafts, ensemble, max_new_tokens=max_new_tokens, batch_size=batch_size
-        )
+    drafts = preferred_drafts(
+        model, processor, images, questions, drafts, ensemble, batch_size, max_new_tokens=max_new_tokens
+    )
     # every draft draws from the same seed, so an answer does not depend on its neighbours in the batch
     hypotheses = [embedding_hypotheses(model, draft, ensemble, config.ensemble_noise, seed=0) for draft in drafts]
     scores = hypothesis_scores(model, drafts, hypotheses)

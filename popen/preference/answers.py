@@ -1,66 +1,39 @@
-"""Which of several answers to prefer: a linear Bradley-Terry score of what speaks for each.
+"""Which of several answers to prefer: the one that stays likely when the picture is looked at again.
 
-Knows evidence and qualities; not where they come from.
+Knows log-probabilities and qualities; not where they come from.
 """
 
 import torch
 
-from popen.objectives.preference import bradley_terry_loss
 
-RIDGE = 1e-3
+def preferred_answer(logps_KV: torch.Tensor, margin: float) -> int:
+    """The index of the answer to give; answer 0 is the model's own (ours; a product of experts over views).
 
+    s_k = 1/V · Σ_v log p(answer_k | view_v);   argmax_k s_k + margin · [k = 0]
 
-def answer_scores(evidence_KF: torch.Tensor, weights_F: torch.Tensor) -> torch.Tensor:
-    """Preference scores of one question's K answers, (K,); only differences mean anything (reconstruction).
-
-    s_k = w · f_k
-
+    Args:
+        logps_KV: log-probabilities of one question's K >= 1 answers under V >= 1 views of its picture.
+        margin: nats by which another answer must beat the own one, >= 0; infinity keeps the own.
+    Returns:
+        0..K-1; the first of equal ones, so the own answer wins a tie.
     Raises:
-        ValueError: evidence and weights differ in F.
+        ValueError: no answer, no view, or a negative margin.
     """
-    if evidence_KF.shape[-1:] != weights_F.shape:
-        raise ValueError(f"evidence {tuple(evidence_KF.shape)} and weights {tuple(weights_F.shape)} differ in F")
-    return evidence_KF @ weights_F.to(evidence_KF)
-
-
-def preferred_answer(evidence_KF: torch.Tensor, weights_F: torch.Tensor) -> int:
-    """The answer with the highest score; the first of equal ones."""
-    scores = answer_scores(evidence_KF, weights_F)
+    if logps_KV.dim() != 2 or 0 in logps_KV.shape or not margin >= 0:
+        raise ValueError(f"log-probabilities {tuple(logps_KV.shape)}, margin {margin}: give (K, V) and a margin >= 0")
+    scores = logps_KV.double().mean(1)
+    scores[0] += margin
     return int((scores == scores.max()).nonzero()[0])
 
 
-def fit_answer_weights(
-    evidence: list[torch.Tensor], qualities: list[torch.Tensor], margin: float, prior_F: torch.Tensor
-) -> torch.Tensor:
-    """The w of `answer_scores` under which better answers win most likely, float64 (F,).
-
-    Over all pairs of answers to one question, with a small ridge around a prior on standardised evidence: convex, so
-    neither seed nor learning rate matter.
+def best_margin(logps: list[torch.Tensor], qualities: list[torch.Tensor], margins: tuple[float, ...]) -> float:
+    """The margin under which the preferred answers are best on average; the largest of equally good ones.
 
     Args:
-        evidence: per question (K, F), K may differ. qualities: per question (K,), higher is better.
-        margin: pairs whose qualities are closer than this say nothing, > 0.
-        prior_F: the weights where no pair says anything.
+        logps: per question (K, V). qualities: per question (K,), higher is better. margins: those to try.
     """
-    better, worse = [], []
-    for own, quality in zip(evidence, qualities, strict=True):
-        wins, loses = ((quality[:, None] - quality[None]) >= margin).nonzero(as_tuple=True)
-        better.append(own[wins])
-        worse.append(own[loses])
-    chosen, rejected = torch.cat(better).double(), torch.cat(worse).double()
-    if len(chosen) == 0:
-        return prior_F.double()
-    scale = (chosen - rejected).square().mean(0).sqrt().clamp(min=1e-12)
-    prior = prior_F.double() * scale
-    weights = prior.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = bradley_terry_loss((chosen / scale) @ weights, (rejected / scale) @ weights).mean()
-        loss = loss + RIDGE * (weights - prior).square().sum()
-        loss.backward()
-        return loss
+    def quality(margin: float) -> float:
+        return sum(float(q[preferred_answer(own, margin)]) for own, q in zip(logps, qualities, strict=True))
 
-    optimizer.step(closure)
-    return weights.detach() / scale
+    return max(margins, key=lambda margin: (quality(margin), margin))

@@ -9,10 +9,9 @@ from popen.data.safe_io import DataError
 
 
 def row(number, picture, named, hallucinated, **counts):
-    return {
-        "id": f"q{number}", "picture": picture, "named": named, "hallucinated": hallucinated,
-        "counts": {arm: [list(slot)] for arm, slot in counts.items()},
-    }  # fmt: skip
+    said = {"named": named, "hallucinated": hallucinated}
+    arms = {arm: said | {"counts": [list(slot)]} for arm, slot in counts.items()}
+    return {"id": f"q{number}", "picture": picture, "arms": arms}
 
 
 BEFORE = [row(0, "a", 2, 1, single=(50, 100)), row(1, "b", 2, 1, single=(25, 100))]

@@ -42,19 +42,19 @@ def test_every_question_is_scored_once_in_every_arm(monkeypatch, folders, tmp_pa
     assert [row["id"] for row in rows] == asked
     assert summary["answers"] == answers and summary["split"] == "dev"
     assert (summary["pictures"], summary["questions"]) == (4, len(asked))
-    assert list(summary["arms"]) == ["single", "ensemble", "uniform", "rectangle_ensemble", "flip"]
+    assert list(summary["arms"]) == ["single", "ensemble", "ensemble_masks", "uniform", "rectangle_ensemble", "flip"]
     for arm in summary["arms"].values():
         assert arm["n"] == len(asked) and set(arm["by_kind"]) == {q.kind for s in samples for q in s.questions}
         for name in ("ciou", "giou", "chair_i"):
             low, high = arm[f"{name}_95"]
             assert 0 <= low <= arm[name] <= high <= 1
-    assert any(row["predicted"] for row in rows), "no mask was scored at all"
+    assert any(row["arms"]["single"]["predicted"] for row in rows), "no mask was scored at all"
 
 
 def test_forced_answers_are_the_true_ones(monkeypatch, folders, tmp_path, samples):
     rows, summary = evaluate(monkeypatch, folders, tmp_path, "--answers", "forced")
-    assert [row["answer"] for row in rows] == [q.answer for s in samples for q in s.questions]
-    assert all(row["predicted"] == row["targets"] for row in rows)
+    assert [row["arms"]["single"]["answer"] for row in rows] == [q.answer for s in samples for q in s.questions]
+    assert all(row["arms"]["single"]["predicted"] == row["targets"] for row in rows)
     numbers = summary["arms"]["single"]
     assert numbers["exact"] == numbers["no_target_acc"] == numbers["target_acc"] == 1.0
     assert numbers["chair_i"] == numbers["chair_s"] == 0.0
@@ -72,14 +72,14 @@ def test_every_arm_has_a_threshold_of_its_own(monkeypatch, folders, tmp_path, sa
     _, plain = evaluate(monkeypatch, folders, tmp_path / "plain", *options)
     assert plain["calibrated_on"] is None and set(plain["thresholds"].values()) == {0.0}
 
-    def known(model, processor, shown, drafts, chosen):
+    def known(model, processor, shown, drafts, wanted, choose):
         inside = [t > 0 for t in truth_logits(shown)]
         return {
-            "single": [torch.where(t, 0.6, 0.4) for t in inside],
-            "flip": [torch.where(t, -0.9, -1.1) for t in inside],
+            "single": arms.Reading(drafts, [torch.where(t, 0.6, 0.4) for t in inside]),
+            "flip": arms.Reading(drafts, [torch.where(t, -0.9, -1.1) for t in inside]),
         }
 
-    monkeypatch.setattr(arms, "arm_logits", known)
+    monkeypatch.setattr(arms, "read_arms", known)
     found = arms.calibrated_thresholds(*load_model(folders[0]), [samples[:1], samples[1:2]], arms.Arms())
     assert found == {"single": 0.5, "flip": -1.0}
     _, calibrated = evaluate(monkeypatch, folders, tmp_path / "found", "--calibration-split", "calibration")
@@ -129,7 +129,7 @@ def test_one_lost_mask_is_counted_by_hand(monkeypatch, taught, samples):
     slots = sum(max(len(own), 1) for own in logits)
     logits[index] = torch.full_like(logits[index], -5.0)
     rows, numbers = scored(monkeypatch, taught, samples, logits)
-    assert rows[index]["counts"]["single"] == [[0, lost]]
+    assert rows[index]["arms"]["single"]["counts"] == [[0, lost]]
     assert numbers["ciou"] == pytest.approx(1 - lost / pixels)
     assert numbers["giou"] == pytest.approx(1 - 1 / slots)
 
@@ -146,7 +146,7 @@ def test_ignored_pixels_are_not_scored(monkeypatch, taught, samples):
     logits = [torch.where(torch.from_numpy(ignore), -own, own) for own in truth_logits(samples)]
     rows, numbers = scored(monkeypatch, taught, blind, logits)
     assert numbers["ciou"] == 1.0
-    assert sum(u for row in rows for _, u in row["counts"]["single"]) > 0
+    assert sum(u for row in rows for _, u in row["arms"]["single"]["counts"]) > 0
 
 
 def test_a_negative_ensemble_is_refused(monkeypatch, folders, tmp_path, capsys):
@@ -155,10 +155,19 @@ def test_a_negative_ensemble_is_refused(monkeypatch, folders, tmp_path, capsys):
     assert stop.value.code == 2 and "--ensemble -1" in capsys.readouterr().err
 
 
-def test_a_preferred_answer_needs_others_beside_it(monkeypatch, folders, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        evaluate(monkeypatch, folders, tmp_path, "--answers", "preferred")
-    assert stop.value.code == 2 and "give --ensemble K" in capsys.readouterr().err
+def test_the_ensemble_may_answer_otherwise_and_its_control_may_not(monkeypatch, folders, tmp_path):
+    """With a margin in its configuration; forced answers stay what they are."""
+    model, processor = load_model(folders[0])
+    model.config.answer_margin, model.config.ensemble_views = 0.0, 2
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    other = (tmp_path / "model", folders[1])
+    rows, _ = evaluate(monkeypatch, other, tmp_path / "free", "--ensemble", "4", "--controls")
+    said = {arm: [row["arms"][arm]["answer"] for row in rows] for arm in rows[0]["arms"]}
+    assert said["ensemble"] != said["single"]
+    assert all(said[arm] == said["single"] for arm in said if arm != "ensemble")
+    forced, _ = evaluate(monkeypatch, other, tmp_path / "forced", "--ensemble", "4", "--answers", "forced")
+    assert all(row["arms"]["ensemble"]["exact"] for row in forced)
 
 
 def test_no_pictures_is_an_error_that_says_so(monkeypatch, folders, tmp_path):

@@ -7,9 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from popen.data.safe_io import DataError
-from popen.lvlm.answer_hypotheses import answer_evidence, answer_hypotheses, preferred_drafts
-from popen.lvlm.inference import continue_answers, generate_drafts
+from popen.lvlm.answer_hypotheses import answer_hypotheses, preferred_drafts, view_logps
+from popen.lvlm.inference import continue_answers, forced_drafts, generate_drafts
 from popen.lvlm.packing import question_branches, stack_rows
 from popen.preference.sampling import shifted
 
@@ -67,54 +66,45 @@ def test_an_answer_without_an_end_is_none(taught, unsure):
     assert continue_answers(model, processor, images[:1], questions[:1], [()], max_new_tokens=1) == [None]
 
 
-def test_evidence_by_its_parts(taught, unsure):
-    """Each number again, from one answer at a time."""
+def test_log_probabilities_of_views_by_hand(taught, unsure):
+    """Each number again, from one answer about one view at a time."""
     model, processor = taught
     images, questions, drafts = unsure
     answers = answer_hypotheses(model, processor, images, questions, drafts, 2, 1e-3)
-    found, evidence = answer_evidence(model, processor, images, questions, answers, views=2)
-    assert [[d.decoded.text for d in own] for own in found] == answers
-
-    def alone(image, question, answer):
-        batch = stack_rows([question_branches(processor, [(question, answer)], "x")], 0)
-        inputs = {k: v for k, v in batch.items() if k not in ("token_sequence", "sequence_row")}
-        with torch.no_grad():
-            return model(**inputs, pixel_values=processor.pixel_values([processor.place(image)[0]]))
-
-    for image, question, own_drafts, own, speaks in zip(images, questions, found, answers, evidence, strict=True):
-        with torch.no_grad():
-            language = model.encode_pictures(processor.pixel_values([processor.place(image)[0]])).language[0]
+    logps = view_logps(model, processor, images, questions, answers, views=2)
+    for image, question, own, found in zip(images, questions, answers, logps, strict=True):
         pixels = np.asarray(image.convert("RGB"))
-        views = [Image.fromarray(shifted(pixels, right, 0)) for right in (6, -6)]  # a token is 12 pixels wide
-        for draft, answer, row in zip(own_drafts, own, speaks, strict=True):
-            output = alone(image, question, answer)
-            soft = (output.mask_logits - model.config.mask_threshold).sigmoid()
-            cover = torch.nn.functional.adaptive_avg_pool2d(soft, 8).flatten(1)
-            read = 0.0
-            for phrase, weight in zip(draft.decoded.phrases, cover, strict=True):
-                pooled = (weight[:, None] * language).sum(0) / weight.sum()
-                logps = model.get_output_embeddings()(pooled).log_softmax(-1)
-                ids = list(processor.phrase_ids(phrase))
-                read += float(logps[ids].mean().detach()) if ids else 0.0
-            said = [float(o.logps.sum()) for o in (output, *(alone(view, question, answer) for view in views))]
-            expected = [said[0], sum(said) / 3, read, float(output.predicted_iou.sum()), len(draft.embeddings)]
-            assert row.tolist() == pytest.approx(expected, abs=1e-3)
+        views = [image, *(Image.fromarray(shifted(pixels, right, 0)) for right in (6, -6))]  # a token is 12 wide
+        for k, answer in enumerate(own):
+            batch = stack_rows([question_branches(processor, [(question, answer)], "x")], 0)
+            inputs = {name: v for name, v in batch.items() if name not in ("token_sequence", "sequence_row")}
+            for v, view in enumerate(views):
+                with torch.no_grad():
+                    output = model(**inputs, pixel_values=processor.pixel_values([processor.place(view)[0]]))
+                assert float(found[k, v]) == pytest.approx(float(output.logps.sum()), abs=1e-3)
 
 
-def test_the_answer_with_the_most_evidence_is_taken(taught, unsure):
-    """Weights that count targets alone: the most of them, or the fewest."""
+def test_the_likeliest_over_views_is_given(taught, unsure):
+    """Where another answer is likelier on average its draft is taken, words, embeddings and all."""
     model, processor = copy.deepcopy(taught[0]), taught[1]
     images, questions, drafts = unsure
+    model.config.answer_margin, model.config.ensemble_views = 0.0, 2
+    chosen = preferred_drafts(model, processor, images, questions, drafts, 3, least=1e-4)
     answers = answer_hypotheses(model, processor, images, questions, drafts, 3, 1e-4)
-    counts = [[answer.count("<seg>") for answer in own] for own in answers]
-    assert any(len(set(own)) > 1 for own in counts)
-    for sign, extreme in ((1.0, max), (-1.0, min)):
-        model.config.answer_weights = [0.0, 0.0, 0.0, 0.0, sign]
-        chosen = preferred_drafts(model, processor, images, questions, drafts, 3, least=1e-4)
-        assert [len(d.embeddings) for d in chosen] == [extreme(own) for own in counts]
+    logps = view_logps(model, processor, images, questions, answers, 2)
+    best = [own[int(found.mean(1).argmax())] for own, found in zip(answers, logps, strict=True)]
+    assert [d.decoded.text for d in chosen] == best
+    moved = [i for i, (a, b) in enumerate(zip(chosen, drafts, strict=True)) if a is not b]
+    assert moved, "no answer changed"
+    for i in moved:
+        (alone,) = forced_drafts(model, processor, images[i : i + 1], questions[i : i + 1], best[i : i + 1])
+        torch.testing.assert_close(chosen[i].embeddings, alone.embeddings, atol=1e-4, rtol=1e-4)
 
 
-def test_without_weights_nothing_is_preferred(taught, unsure):
+@pytest.mark.parametrize("margin", [None, 1e6])
+def test_without_a_margin_or_beyond_it_every_answer_stays(taught, unsure, margin):
+    model, processor = copy.deepcopy(taught[0]), taught[1]
     images, questions, drafts = unsure
-    with pytest.raises(DataError, match=r"answer_weights is not set; run recipes/calibrate\.py --ensemble K"):
-        preferred_drafts(*taught, images, questions, drafts, 2)
+    model.config.answer_margin = margin
+    chosen = preferred_drafts(model, processor, images, questions, drafts, 3, least=1e-4)
+    assert all(a is b for a, b in zip(chosen, drafts, strict=True))

@@ -1,5 +1,6 @@
 """Threshold and spread, on cases whose answer is known."""
 
+import math
 from dataclasses import replace
 from math import sqrt
 
@@ -14,6 +15,7 @@ from popen.lvlm.canvas import Canvas
 from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
 from popen.lvlm.inference import Draft, restored_masks
 from popen.lvlm.processing_popen import DecodedAnswer
+from popen.preference.answers import best_margin, preferred_answer
 
 
 def draft(targets, canvas=None):
@@ -128,10 +130,27 @@ def test_the_ensemble_that_is_found_is_the_best_of_those_tried(taught, samples):
     assert best == pytest.approx(max(tried)) and len(set(tried)) > 1
 
 
-def test_answer_weights_are_found_for_every_piece_of_evidence(taught, samples):
-    """On scenes that nobody taught; the same twice, and the likelihood alone where every answer is equally good."""
+def test_the_margin_of_answers_is_the_best_of_those_tried(monkeypatch, taught, samples):
+    """On scenes that nobody taught: no margin gives better masks on average than the one found."""
     model, processor = taught
-    found = calibration.answer_weights(model, processor, samples[2:], 3, 1)
-    assert len(found) == 5 and found == calibration.answer_weights(model, processor, samples[2:], 3, 1)
-    none = [replace(s, questions=tuple(q for q in s.questions if not q.masks)) for s in samples[:1]]
-    assert calibration.answer_weights(model, processor, none, 0, 0) == [0.0, 1.0, 0.0, 0.0, 0.0]
+    seen = []
+
+    def noted(logps, qualities, margins):
+        seen.append((logps, qualities))
+        return best_margin(logps, qualities, margins)
+
+    monkeypatch.setattr(calibration, "best_margin", noted)
+    found = calibration.best_answer_margin(model, processor, samples[2:], 3, 1)
+    ((logps, qualities),) = seen
+    assert logps and all(own.shape == (len(q), 2) and len(q) > 1 for own, q in zip(logps, qualities, strict=True))
+    assert all(0 <= value <= 1 for q in qualities for value in q.tolist())
+
+    def quality(margin):
+        return sum(float(q[preferred_answer(own, margin)]) for own, q in zip(logps, qualities, strict=True))
+
+    assert quality(found) == max(quality(margin) for margin in calibration.MARGINS)
+
+
+def test_without_doubt_no_other_answer_is_given(taught, samples):
+    model, processor = taught
+    assert calibration.best_answer_margin(model, processor, samples[:1], 0, 0) == math.inf

@@ -206,7 +206,7 @@ def test_nothing_asked(taught):
 def test_a_calibrated_ensemble_answers_as_one_by_one(taught, asked):
     """With other answers and shifted views: an answer does not depend on its neighbours in the batch."""
     model, processor = copy.deepcopy(taught[0]), taught[1]
-    model.config.answer_weights, model.config.ensemble_views = [0.0, 1.0, 0.5, 0.5, -0.5], 2
+    model.config.answer_margin, model.config.ensemble_views = 0.0, 2
     images, questions = asked
     together = model.segment(images, questions, processor, ensemble=3)
     for image, question, answer in zip(images, questions, together, strict=True):

@@ -1,60 +1,49 @@
-"""The preference score of answers: values by hand, and weights that are found again."""
+"""The preferred answer: values by hand, and a margin that is found again."""
 
 import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from popen.preference.answers import answer_scores, fit_answer_weights, preferred_answer
-
-
-def test_scores_by_hand():
-    evidence = torch.tensor([[1.0, 2.0], [0.0, 3.0]])
-    assert answer_scores(evidence, torch.tensor([2.0, -1.0])).tolist() == [0.0, -3.0]
-    assert preferred_answer(evidence, torch.tensor([2.0, -1.0])) == 0
-    assert preferred_answer(evidence, torch.tensor([0.0, 1.0])) == 1
+from popen.preference.answers import best_margin, preferred_answer
 
 
-def test_the_first_of_equal_answers_is_preferred():
-    assert preferred_answer(torch.zeros(3, 2), torch.ones(2)) == 0
+def test_the_likeliest_on_average_is_preferred():
+    """Means −1, −0.75, −2: the second wins over its views though the first is likelier under one of them."""
+    logps = torch.tensor([[-0.5, -1.5], [-1.0, -0.5], [-2.0, -2.0]])
+    assert preferred_answer(logps, 0.0) == 1
+    assert preferred_answer(logps[:, :1], 0.0) == 0
 
 
-def test_other_widths_are_refused():
-    with pytest.raises(ValueError, match="differ in F"):
-        answer_scores(torch.zeros(2, 3), torch.zeros(2))
+def test_the_own_answer_has_a_head_start():
+    logps = torch.tensor([[-1.0], [-0.75]])
+    assert preferred_answer(logps, 0.2) == 1
+    assert preferred_answer(logps, 0.25) == 0  # a tie is the own answer's
+    assert preferred_answer(logps, math.inf) == 0
 
 
-def test_one_weight_by_hand():
-    """Evidence 1 wins three times against 0 and loses once: σ(w) = 3/4, w = ln 3 but for the ridge."""
-    evidence = [torch.tensor([[1.0], [0.0]])] * 4
-    qualities = [torch.tensor([1.0, 0.0])] * 3 + [torch.tensor([0.0, 1.0])]
-    assert fit_answer_weights(evidence, qualities, 0.1, torch.zeros(evidence[0].shape[1])).tolist() == pytest.approx(
-        [math.log(3)], abs=0.02
-    )
+@pytest.mark.parametrize(
+    ("logps", "margin"),
+    [(torch.zeros(0, 2), 0.0), (torch.zeros(2, 0), 0.0), (torch.zeros(2), 0.0), (torch.zeros(2, 1), -0.1)],
+)
+def test_nothing_to_choose_from_is_an_error(logps, margin):
+    with pytest.raises(ValueError, match="margin >= 0"):
+        preferred_answer(logps, margin)
 
 
-def test_known_weights_are_found_again():
-    """2,000 pairs whose winners are drawn by Bradley-Terry with w = (1.5, −1, 0)."""
-    generator = torch.Generator().manual_seed(0)
-    true = torch.tensor([1.5, -1.0, 0.0])
-    evidence = [torch.randn(2, 3, generator=generator) * torch.tensor([1.0, 2.0, 5.0]) for _ in range(2000)]
-    wins = [torch.rand((), generator=generator) < torch.sigmoid(e[0] @ true - e[1] @ true) for e in evidence]
-    qualities = [torch.tensor([1.0, 0.0]) if won else torch.tensor([0.0, 1.0]) for won in wins]
-    found = fit_answer_weights(evidence, qualities, 0.1, torch.zeros(evidence[0].shape[1]))
-    assert found.tolist() == pytest.approx(true.tolist(), abs=0.15)
+@given(st.lists(st.floats(-50, 0), min_size=1, max_size=6), st.floats(0, 5))
+def test_an_answer_alone_is_given_and_views_alike_change_nothing(scores, margin):
+    logps = torch.tensor(scores, dtype=torch.float64)[:, None]
+    assert preferred_answer(logps[:1], margin) == 0
+    assert preferred_answer(logps, margin) == preferred_answer(logps.expand(-1, 4), margin)
 
 
-def test_close_answers_say_nothing():
-    evidence = [torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [1.0], [5.0]])]
-    none, prior = torch.zeros(1), torch.tensor([2.0])
-    far = fit_answer_weights(evidence[:1], [torch.tensor([1.0, 0.0])], 0.1, none)
-    both = fit_answer_weights(evidence, [torch.tensor([1.0, 0.0]), torch.tensor([0.50, 0.55, 0.45])], 0.2, none)
-    torch.testing.assert_close(far, both)
-    assert fit_answer_weights(evidence[:1], [torch.tensor([0.50, 0.55])], 0.2, prior).tolist() == [2.0]
-
-
-def test_one_pair_moves_the_prior_its_own_way():
-    evidence, prior = [torch.tensor([[1.0], [0.0]])], torch.tensor([2.0])
-    up = fit_answer_weights(evidence, [torch.tensor([1.0, 0.0])], 0.1, prior)
-    down = fit_answer_weights(evidence, [torch.tensor([0.0, 1.0])], 0.1, prior)
-    assert down.item() < 2.0 < up.item()
+def test_the_margin_that_gives_the_best_answers():
+    """Leads of 0.1 are wrong and leads of 1 are right: any margin between them is best, 0.5 is the one tried."""
+    lead = [torch.tensor([[-1.0], [-0.9]]), torch.tensor([[-2.0], [-1.0]])]
+    qualities = [torch.tensor([1.0, 0.0]), torch.tensor([0.2, 0.9])]
+    assert best_margin(lead, qualities, (0.0, 0.5, 2.0)) == 0.5
+    assert best_margin(lead[:1], qualities[:1], (0.0, 0.5, math.inf)) == math.inf
+    assert best_margin([], [], (0.0, 0.5, math.inf)) == math.inf
