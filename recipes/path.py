@@ -44,7 +44,7 @@ class PathArguments:
         default="recipes/preference_tiny.yaml", metadata={"help": "YAML of POPEN and of its control."}
     )
     preference_steps: int = field(default=200, metadata={"help": "Optimiser steps of POPEN and of its control."})
-    views: int = field(default=8, metadata={"help": "Shifted views that the ensemble looks at, at least 1."})
+    views: int = field(default=4, metadata={"help": "Shifted views that the ensemble looks at, at least 1."})
     ensemble: int = field(default=8, metadata={"help": "K hypotheses of the ensemble, at least 1."})
     seed: int = field(default=0, metadata={"help": "Seed of everything."})
 

@@ -62,7 +62,7 @@ def view_logps(
     questions: list[str],
     answers: list[list[str]],
     views: int,
-    batch_size: int = 32,
+    batch_size: int = 16,
 ) -> list[torch.Tensor]:
     """Per question log p of its answers under the picture and under shifted views of it, (K, 1 + views)."""
     owner = [i for i, own in enumerate(answers) for _ in own]

@@ -80,7 +80,7 @@ def best_answer_margin(model, processor, samples: list[Sample], count: int, view
     answers = answer_hypotheses(model, processor, images, questions, drafts, count, batch_size=batch_size)
     doubtful = [i for i, own in enumerate(answers) if len(own) > 1]
     images, questions, answers = ([column[i] for i in doubtful] for column in (images, questions, answers))
-    logps = view_logps(model, processor, images, questions, answers, views, batch_size)
+    logps = view_logps(model, processor, images, questions, answers, views)
     return best_margin(logps, _answer_qualities(model, processor, [asked[i] for i in doubtful], answers), MARGINS)
 
 

@@ -15,7 +15,7 @@ from popen.lvlm.packing import question_branches, stack_rows
 from popen.lvlm.processing_popen import DecodedAnswer, PopenProcessor
 from popen.lvlm.seeded_sampling import SeededSampling
 
-MOST_BRANCHES = 16  # answers about one picture in a row; attention grows with its square
+MOST_BRANCHES = 8  # answers about one picture in a row; attention grows with its square
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def read_answers(model, processor, images, questions, answers, batch_size: int) 
     for index, image in enumerate(images):
         order.setdefault(id(image), []).append(index)
     groups = [own[at : at + MOST_BRANCHES] for own in order.values() for at in range(0, len(own), MOST_BRANCHES)]
+    groups.sort(key=len)  # rows of one batch are padded to the longest
     for start in range(0, len(groups), batch_size):
         batch = groups[start : start + batch_size]
         firsts = [group[0] for group in batch]
