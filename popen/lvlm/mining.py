@@ -41,6 +41,13 @@ class MiningArguments:
     streams: Literal["both", "text", "seg"] = field(
         default="both", metadata={"help": "What to mine: P_t and P_s, or one of them."}
     )
+    seg_pictures: int | None = field(
+        default=None,
+        metadata={
+            "help": "Mine P_s from this many pictures only, the first ones: every picture has masks to compare, "
+            "few have an answer that is wrong."
+        },
+    )
     temperature: float = field(
         default=1.0,
         metadata={"help": "Temperature of the model's own answers; 0 is greedy and mines confident errors only."},
@@ -57,6 +64,8 @@ class MiningArguments:
     def __post_init__(self):
         if self.candidates < 1:
             raise DataError(f"candidates = {self.candidates}: mining needs K >= 1 candidates per target")
+        if self.seg_pictures is not None and self.seg_pictures < 1:
+            raise DataError(f"seg_pictures = {self.seg_pictures}: give at least 1, or streams: text to mine none")
         if self.temperature < 0:
             raise DataError(f"temperature = {self.temperature}: give 0 (greedy) or more")
 
@@ -88,18 +97,20 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
         folder = output / "shards" / f"{shard.start:08d}"
         if not folder.is_dir():
             samples = [Sample.from_row(rows[i]) for i in shard]
-            text, seg, outcomes = _mine_shard(model, processor, samples, shard.start, vocabulary, args)
+            most = len(selection) if args.seg_pictures is None else args.seg_pictures
+            seg_count = max(0, selection.start + most - shard.start)
+            text, seg, outcomes = _mine_shard(model, processor, samples, shard.start, vocabulary, args, seg_count)
             _write_shard(folder, text, seg, outcomes)
     return _merge(output, shards, identity)
 
 
-def _mine_shard(model, processor, samples, first_row: int, vocabulary, args: MiningArguments):
+def _mine_shard(model, processor, samples, first_row: int, vocabulary, args: MiningArguments, seg_count: int):
     text, text_outcomes = [], []
     if args.streams != "seg":
         text, text_outcomes = _mine_answers(model, processor, samples, first_row, vocabulary, args)
     seg, seg_outcomes = [], []
-    if args.streams != "text":
-        seg, seg_outcomes = _mine_targets(model, processor, samples, first_row, args)
+    if args.streams != "text" and seg_count:
+        seg, seg_outcomes = _mine_targets(model, processor, samples[:seg_count], first_row, args)
     return text, seg, {"text": dict(Counter(text_outcomes)), "seg": dict(Counter(seg_outcomes))}
 
 

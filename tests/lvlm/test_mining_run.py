@@ -104,6 +104,21 @@ def test_rows_follow_from_the_seed(source, tmp_path, views):
     assert text.to_list() != other_text.to_list() and seg.to_list() != other_seg.to_list()
 
 
+@pytest.mark.parametrize("shard_rows", [1, 2, 256])
+def test_fewer_pictures_may_give_segmentation_preferences(source, whole, tmp_path, shard_rows):
+    """The first two, however the work is cut; text preferences come from all three."""
+    run(source, tmp_path / "few", seg_pictures=2, shard_rows=shard_rows)
+    text, seg, report = load_mined(tmp_path / "few")
+    all_text, all_seg, _ = load_mined(whole)
+    assert text["id"][:] == all_text["id"][:] and set(text["row"][:]) == {0, 1, 2}
+    assert seg["id"][:] == all_seg["id"][:2] and report["seg"]["seen"] < sum(report["text"]["reasons"].values())
+
+
+def test_no_picture_for_segmentation_preferences_is_refused():
+    with pytest.raises(DataError, match="seg_pictures = 0"):
+        MiningArguments(seg_pictures=0)
+
+
 def test_greedy_answers_need_no_seed(source, tmp_path):
     for seed in (0, 1):
         run(source, tmp_path / str(seed), streams="text", temperature=0.0, seed=seed)
@@ -128,11 +143,11 @@ def test_an_interrupted_run_goes_on(source, whole, tmp_path, monkeypatch):
     """Ctrl-C in the second shard: the first is kept as it is and not done again."""
     output, work, done = tmp_path / "mined", mining._mine_shard, []
 
-    def interrupted(model, processor, samples, first_row, vocabulary, args):
+    def interrupted(model, processor, samples, first_row, *rest):
         if first_row == 1 and done == [0]:
             raise KeyboardInterrupt
         done.append(first_row)
-        return work(model, processor, samples, first_row, vocabulary, args)
+        return work(model, processor, samples, first_row, *rest)
 
     monkeypatch.setattr(mining, "_mine_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
