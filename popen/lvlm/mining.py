@@ -96,9 +96,10 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
     for shard in tqdm(shards, desc="mining", unit="shard"):
         folder = output / "shards" / f"{shard.start:08d}"
         if not folder.is_dir():
-            samples = [Sample.from_row(rows[i]) for i in shard]
             most = len(selection) if args.seg_pictures is None else args.seg_pictures
             seg_count = max(0, selection.start + most - shard.start)
+            wanted = shard[:seg_count] if args.streams == "seg" else shard
+            samples = [Sample.from_row(rows[i]) for i in wanted]
             text, seg, outcomes = _mine_shard(model, processor, samples, shard.start, vocabulary, args, seg_count)
             _write_shard(folder, text, seg, outcomes)
     return _merge(output, shards, identity)
