@@ -14,6 +14,7 @@ from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import MiningArguments, mine
 from popen.recipe import run
+from popen.training.callbacks import use_all_cores
 
 
 @dataclass
@@ -29,6 +30,7 @@ class ScriptArguments:
 
 
 def main(script: ScriptArguments, mining: MiningArguments) -> None:
+    use_all_cores()
     model, processor = load_model(script.model_name_or_path)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     rows = load_split(script.dataset, script.split)
