@@ -116,6 +116,28 @@ def offset_loss(margin: torch.Tensor, beta: float, gap: torch.Tensor, alpha: flo
     return -F.logsigmoid(_scaled(margin, beta) - alpha * full_precision(gap))
 
 
+def simpo_loss(
+    mean_logps_chosen: torch.Tensor, mean_logps_rejected: torch.Tensor, beta: float, gamma: float
+) -> torch.Tensor:
+    """Preference loss without a reference, on log-probabilities per token (SimPO, Meng et al. 2024, Eq. 6).
+
+    ℓ = −log σ(β (log π(y⁺)/|y⁺| − log π(y⁻)/|y⁻|) − γ)
+
+    Args:
+        mean_logps_chosen, mean_logps_rejected: float (B,), such as `mean_weighted_token_logps` with weight 1.
+        beta: β > 0, in tokens per nat; the paper takes 2 to 2.5. gamma: γ >= 0, the margin asked for.
+    Returns:
+        (B,) losses > 0.
+    Raises:
+        ValueError: the log-probabilities are not both (B,), beta is not positive, or gamma is negative or not finite.
+    """
+    check_same_shape(mean_logps_chosen=mean_logps_chosen, mean_logps_rejected=mean_logps_rejected)
+    if not (math.isfinite(gamma) and gamma >= 0):
+        raise ValueError(f"gamma must be a finite number >= 0, got {gamma}")
+    margin = full_precision(mean_logps_chosen) - full_precision(mean_logps_rejected)
+    return -F.logsigmoid(_scaled(margin, beta) - gamma)
+
+
 def bradley_terry_loss(score_chosen: torch.Tensor, score_rejected: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of a preference under two scores (Bradley & Terry 1952), for the preference head.
 

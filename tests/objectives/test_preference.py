@@ -15,6 +15,7 @@ from popen.objectives.preference import (
     offset_loss,
     robust_loss,
     sigmoid_loss,
+    simpo_loss,
 )
 
 LOSSES = {
@@ -24,6 +25,7 @@ LOSSES = {
     "conservative": lambda h, beta: conservative_loss(h, beta, 0.1),
     "robust": lambda h, beta: robust_loss(h, beta, 0.1),
     "offset": lambda h, beta: offset_loss(h, beta, torch.full_like(h, 0.5), 2.0),
+    "simpo": lambda h, beta: simpo_loss(h, torch.zeros_like(h), beta, 0.5),
 }
 few = settings(max_examples=25, deadline=None, derandomize=True)
 margins = st.floats(-20, 20)
@@ -45,7 +47,7 @@ def test_losses_by_hand():
 
     DPO ln 4/3. Hinge max(0, 1 − ln 3) = 0; at −h 1 + ln 3. IPO (2 ln 3 − 1)².
     cDPO 3/4 ln 4/3 + 1/4 ln 4 = ln 4 − 3/4 ln 3. rDPO (3/4 ln 4/3 − 1/4 ln 4) / (1/2) = ln 4 − 3/2 ln 3.
-    ODPO with α Δ = ln 3: −log σ(0) = ln 2. Bradley-Terry on scores that differ by ln 3: ln 4/3.
+    ODPO with α Δ = ln 3: −log σ(0) = ln 2. SimPO at β (a − b) = 2 ln 3, γ = ln 3: −log σ(ln 3) = ln 4/3. Bradley-Terry on scores that differ by ln 3: ln 4/3.
     """
     ln3, ln4 = math.log(3), math.log(4)
     h, beta = one(2 * ln3), 0.5
@@ -57,6 +59,7 @@ def test_losses_by_hand():
         (conservative_loss(h, beta, 0.25), ln4 - 0.75 * ln3),
         (robust_loss(h, beta, 0.25), ln4 - 1.5 * ln3),
         (offset_loss(h, beta, one(ln3 / 2), 2.0), math.log(2)),
+        (simpo_loss(one(ln3 - 5), one(-5.0), 2.0, ln3), ln4 - ln3),
         (bradley_terry_loss(one(ln3 + 5), one(5.0)), ln4 - ln3),
     ]
     for actual, expected in by_hand:
@@ -172,6 +175,9 @@ def test_alpha_gap_and_scores_are_checked():
     with pytest.raises(ValueError) as error:
         offset_loss(h, 0.1, h[:1], 1.0)
     assert str(error.value) == "shapes differ: margin (2,), gap (1,)"
+    with pytest.raises(ValueError) as error:
+        simpo_loss(h, h, 1.0, -0.5)
+    assert str(error.value) == "gamma must be a finite number >= 0, got -0.5"
     with pytest.raises(ValueError) as error:
         bradley_terry_loss(h, h[:1])
     assert str(error.value) == "shapes differ: score_chosen (2,), score_rejected (1,)"
