@@ -47,7 +47,9 @@ def test_losses_by_hand():
 
     DPO ln 4/3. Hinge max(0, 1 − ln 3) = 0; at −h 1 + ln 3. IPO (2 ln 3 − 1)².
     cDPO 3/4 ln 4/3 + 1/4 ln 4 = ln 4 − 3/4 ln 3. rDPO (3/4 ln 4/3 − 1/4 ln 4) / (1/2) = ln 4 − 3/2 ln 3.
-    ODPO with α Δ = ln 3: −log σ(0) = ln 2. SimPO at β (a − b) = 2 ln 3, γ = ln 3: −log σ(ln 3) = ln 4/3. Bradley-Terry on scores that differ by ln 3: ln 4/3.
+    ODPO with α Δ = ln 3: −log σ(0) = ln 2.
+    SimPO at β (a − b) = 2 ln 3, γ = ln 3: −log σ(ln 3) = ln 4/3.
+    Bradley-Terry on scores that differ by ln 3: ln 4/3.
     """
     ln3, ln4 = math.log(3), math.log(4)
     h, beta = one(2 * ln3), 0.5
