@@ -47,7 +47,10 @@ def main() -> None:
         thresholds = calibrated_thresholds(model, processor, parts(held_out, len(held_out), "calibration"), arms)
     scored = []
     for samples in parts(rows, count, f"{args.answers} answers"):
-        scored += score(model, processor, samples, vocabulary, thresholds, arms, args)
+        scored += score(
+            model, processor, samples, vocabulary, thresholds, arms, args.answers,
+            max_new_tokens=args.max_new_tokens, batch_size=args.batch_size,
+        )  # fmt: skip
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scored))
@@ -73,16 +76,28 @@ def parts(rows, count: int, what: str) -> Iterator[list[Sample]]:
         yield [Sample.from_row(rows[i]) for i in range(start, min(start + CHUNK, count))]
 
 
-def score(model, processor, samples: list[Sample], vocabulary, thresholds: dict, arms: Arms, args) -> list[dict]:
-    """One row per question with the counts of every arm."""
+def score(
+    model,
+    processor,
+    samples: list[Sample],
+    vocabulary,
+    thresholds: dict,
+    arms: Arms,
+    answers: str = "free",
+    **settings,
+) -> list[dict]:
+    """One row per question with answer and counts of every arm.
+
+    Args:
+        answers: "free" or "forced". settings: of `generate_drafts`.
+    """
     asked = [(sample, question) for sample in samples for question in sample.questions]
     images, questions = [s.image for s, _ in asked], [q.question for _, q in asked]
-    if args.answers == "forced":
+    if answers == "forced":
         drafts = truth_drafts(model, processor, samples)
     else:
-        settings = {"max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size}
         drafts = generate_drafts(model, processor, images, questions, **settings)
-    readings = read_arms(model, processor, samples, drafts, arms, choose=args.answers == "free")
+    readings = read_arms(model, processor, samples, drafts, arms, choose=answers == "free")
     rows = []
     for index, (sample, question) in enumerate(asked):
         valid = ~sample.decoded_ignore()
