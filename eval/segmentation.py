@@ -25,7 +25,7 @@ from popen.errors import one_line_errors
 from popen.lvlm.calibration import truth_drafts
 from popen.lvlm.inference import generate_drafts
 from popen.lvlm.loading import load_model
-from popen.preference.hallucination import Mentions, chair_i, chair_s, mentions, name_pattern
+from popen.preference.hallucination import Mentions, attribute_errors, chair_i, chair_s, mentions, name_pattern
 
 CHUNK = 32  # pictures in memory at a time, with the masks of all arms
 
@@ -106,14 +106,15 @@ def score(
         row["arms"] = {}
         for arm, reading in readings.items():
             masks = (reading.logits[index] > thresholds[arm]).cpu().numpy().reshape(-1, *valid.shape)
-            said = reading.drafts[index].decoded.text
-            found = mentions(said, sample.objects, vocabulary)
+            decoded = reading.drafts[index].decoded
+            found = mentions(decoded.text, sample.objects, vocabulary)
             row["arms"][arm] = {
-                "answer": said,
-                "exact": said == question.answer,
+                "answer": decoded.text,
+                "exact": decoded.text == question.answer,
                 "predicted": len(masks),
                 "named": found.named,
                 "hallucinated": found.hallucinated,
+                "attribute_errors": attribute_errors(decoded.phrases, question.phrases),
                 "counts": [[c.intersection, c.union] for c in match_counts(masks, truth, valid)],
             }
         rows.append(row)
@@ -142,6 +143,9 @@ def summarise(rows: list[dict], arm: str) -> dict:
         "chair_i": chair_i(found),
         "chair_i_95": bootstrap_interval(talk, lambda g: chair_i(flat(g))),
         "chair_s": chair_s(found),
+        "attribute_errors": sum(row["attribute_errors"] for row in rows)
+        / max(sum(row["predicted"] for row in rows), 1),
+        "wrong_count": sum(row["predicted"] != row["targets"] for row in full) / len(full) if full else None,
         "no_target_acc": sum(row["predicted"] == 0 for row in empty) / len(empty) if empty else None,
         "target_acc": sum(row["predicted"] > 0 for row in full) / len(full) if full else None,
         "exact": sum(row["exact"] for row in rows) / len(rows),
