@@ -66,6 +66,8 @@ class MiningArguments:
     corrector_pictures: bool = field(
         default=True, metadata={"help": "Send pictures; without, only the names of the things in them."}
     )
+    corrector_workers: int = field(default=8, metadata={"help": "Requests to the endpoint at a time, at least 1."})
+    corrector_timeout: float = field(default=60.0, metadata={"help": "Seconds per request; more for a slow server."})
     candidates: int = field(default=6, metadata={"help": "K candidates per target beside the clean one, at least 1."})
     margin: float = field(default=0.02, metadata={"help": "Least IoU gap between ranks."})
     min_area: float = field(default=0.08, metadata={"help": "Least share of the picture a rectangle covers."})
@@ -82,6 +84,11 @@ class MiningArguments:
             raise DataError(f"seg_pictures = {self.seg_pictures}: give at least 1, or streams: text to mine none")
         if self.corrector == "openai" and not self.corrector_model:
             raise DataError("corrector_model is not set: name the model behind base_url that corrects answers")
+        if self.corrector_workers < 1 or self.corrector_timeout <= 0:
+            raise DataError(
+                f"corrector_workers = {self.corrector_workers}, corrector_timeout = {self.corrector_timeout}: "
+                "give at least 1 and more than 0"
+            )
         if self.temperature < 0:
             raise DataError(f"temperature = {self.temperature}: give 0 (greedy) or more")
 
@@ -107,7 +114,10 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
     vocabulary = name_pattern(names) if names else None
     corrector = correct_all_with_truth
     if args.corrector == "openai":
-        where = Endpoint(args.base_url, args.corrector_model, args.corrector_pictures)
+        where = Endpoint(
+            args.base_url, args.corrector_model, args.corrector_pictures,
+            timeout=args.corrector_timeout, workers=args.corrector_workers,
+        )  # fmt: skip
         corrector = EndpointCorrector(where, output / "corrections")
     shards = [
         range(start, min(start + args.shard_rows, selection.stop))
