@@ -22,6 +22,7 @@ from popen.errors import one_line_errors
 from popen.lvlm.loading import load_model
 from popen.overlay import draw_masks
 
+SIDE = 300  # pixels on the page
 RUNS = ("base", "continued_sft", "popen")
 KEYS = ("ciou", "giou", "chair_i", "chair_s", "no_target_acc", "n")
 ARMS = {
@@ -143,7 +144,7 @@ def cards(run: Path, seed: int, ensemble: int, count: int = 12) -> str:
     for (sample, question), a, b in zip(picked, old, new, strict=True):
         truth = question.decoded_masks(sample.image.height, sample.image.width)
         figures = "".join(
-            f"<figure>{picture(draw_masks(sample.image, list(masks), scale=3))}"
+            f"<figure>{picture(draw_masks(sample.image, list(masks), scale=max(1, SIDE // max(sample.image.size))))}"
             f"<figcaption>{label}: {html.escape(text)}</figcaption></figure>"
             for label, masks, text in (
                 ("base", [t.mask for t in a.targets], a.text),
@@ -158,9 +159,11 @@ def cards(run: Path, seed: int, ensemble: int, count: int = 12) -> str:
 
 
 def picture(image: Image.Image) -> str:
+    """The picture inside the page, at most 2 × SIDE wide: a photograph's own size would make the page unreadable."""
+    image.thumbnail((2 * SIDE, 2 * SIDE))
     data = io.BytesIO()
-    image.save(data, format="PNG", optimize=True)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    image.save(data, format="JPEG", quality=90)
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
 
 
 def parse() -> argparse.Namespace:
