@@ -25,7 +25,7 @@ from popen.errors import one_line_errors
 from popen.lvlm.calibration import truth_drafts
 from popen.lvlm.inference import generate_drafts
 from popen.lvlm.loading import load_model
-from popen.preference.hallucination import Mentions, chair_i, chair_s, mentions, name_pattern
+from popen.preference.hallucination import Mentions, attribute_errors, chair_i, chair_s, mentions, name_pattern
 
 CHUNK = 32  # pictures in memory at a time, with the masks of all arms
 
@@ -47,7 +47,10 @@ def main() -> None:
         thresholds = calibrated_thresholds(model, processor, parts(held_out, len(held_out), "calibration"), arms)
     scored = []
     for samples in parts(rows, count, f"{args.answers} answers"):
-        scored += score(model, processor, samples, vocabulary, thresholds, arms, args)
+        scored += score(
+            model, processor, samples, vocabulary, thresholds, arms, args.answers,
+            max_new_tokens=args.max_new_tokens, batch_size=args.batch_size,
+        )  # fmt: skip
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scored))
@@ -73,16 +76,28 @@ def parts(rows, count: int, what: str) -> Iterator[list[Sample]]:
         yield [Sample.from_row(rows[i]) for i in range(start, min(start + CHUNK, count))]
 
 
-def score(model, processor, samples: list[Sample], vocabulary, thresholds: dict, arms: Arms, args) -> list[dict]:
-    """One row per question with the counts of every arm."""
+def score(
+    model,
+    processor,
+    samples: list[Sample],
+    vocabulary,
+    thresholds: dict,
+    arms: Arms,
+    answers: str = "free",
+    **settings,
+) -> list[dict]:
+    """One row per question with answer and counts of every arm.
+
+    Args:
+        answers: "free" or "forced". settings: of `generate_drafts`.
+    """
     asked = [(sample, question) for sample in samples for question in sample.questions]
     images, questions = [s.image for s, _ in asked], [q.question for _, q in asked]
-    if args.answers == "forced":
+    if answers == "forced":
         drafts = truth_drafts(model, processor, samples)
     else:
-        settings = {"max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size}
         drafts = generate_drafts(model, processor, images, questions, **settings)
-    readings = read_arms(model, processor, samples, drafts, arms, choose=args.answers == "free")
+    readings = read_arms(model, processor, samples, drafts, arms, choose=answers == "free")
     rows = []
     for index, (sample, question) in enumerate(asked):
         valid = ~sample.decoded_ignore()
@@ -91,14 +106,15 @@ def score(model, processor, samples: list[Sample], vocabulary, thresholds: dict,
         row["arms"] = {}
         for arm, reading in readings.items():
             masks = (reading.logits[index] > thresholds[arm]).cpu().numpy().reshape(-1, *valid.shape)
-            said = reading.drafts[index].decoded.text
-            found = mentions(said, sample.objects, vocabulary)
+            decoded = reading.drafts[index].decoded
+            found = mentions(decoded.text, sample.objects, vocabulary)
             row["arms"][arm] = {
-                "answer": said,
-                "exact": said == question.answer,
+                "answer": decoded.text,
+                "exact": decoded.text == question.answer,
                 "predicted": len(masks),
                 "named": found.named,
                 "hallucinated": found.hallucinated,
+                "attribute_errors": attribute_errors(decoded.phrases, question.phrases),
                 "counts": [[c.intersection, c.union] for c in match_counts(masks, truth, valid)],
             }
         rows.append(row)
@@ -127,6 +143,9 @@ def summarise(rows: list[dict], arm: str) -> dict:
         "chair_i": chair_i(found),
         "chair_i_95": bootstrap_interval(talk, lambda g: chair_i(flat(g))),
         "chair_s": chair_s(found),
+        "attribute_errors": sum(row["attribute_errors"] for row in rows)
+        / max(sum(row["predicted"] for row in rows), 1),
+        "wrong_count": sum(row["predicted"] != row["targets"] for row in full) / len(full) if full else None,
         "no_target_acc": sum(row["predicted"] == 0 for row in empty) / len(empty) if empty else None,
         "target_acc": sum(row["predicted"] > 0 for row in full) / len(full) if full else None,
         "exact": sum(row["exact"] for row in rows) / len(rows),

@@ -1,6 +1,9 @@
 """What tests share: no network, real scenes, an untrained small model, and the same model taught two of the scenes."""
 
+import json
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -58,3 +61,36 @@ def taught(tiny, samples):
     model.eval()
     model.config.embedding_std = embedding_spread(truth_drafts(model, processor, samples[:2]))
     return model, processor
+
+
+@pytest.fixture
+def chat_server():
+    """Replies from a list of (status, text); the last one is for all further requests; `seen` holds the requests."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.server.seen.append((self.path, self.headers.get("Authorization"), body))
+            status, text = self.server.replies.pop(0) if len(self.server.replies) > 1 else self.server.replies[0]
+            reply = {
+                "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
+                "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+                "usage": {"prompt_tokens": 50, "completion_tokens": 7, "total_tokens": 57},
+            }  # fmt: skip
+            data = json.dumps(reply if status == 200 else {"error": {"message": text}}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    served = HTTPServer(("127.0.0.1", 0), Handler)
+    served.seen, served.replies = [], [(200, "")]
+    thread = threading.Thread(target=served.serve_forever, daemon=True)
+    thread.start()
+    yield served
+    served.shutdown()
+    served.server_close()

@@ -1,24 +1,26 @@
 """What the model proposes for mining: its own answers, and candidate embeddings for every target of a picture."""
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from popen.data.schema import SEG, Sample
+from popen.data.schema import Question, Sample
 from popen.lvlm.canvas import Canvas
 from popen.lvlm.hypotheses import decode_hypotheses
 from popen.lvlm.inference import generate_drafts
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import preference_branches, stack_rows
 from popen.lvlm.processing_popen import PopenProcessor
-from popen.preference.correcting import CORRECT, changed_tokens, correct_with_truth
+from popen.preference.correcting import CORRECT, Correction, changed_tokens, correct_all_with_truth
 from popen.preference.hallucination import mentions
 from popen.preference.judging import iou_with_truth
 from popen.preference.mining import rank
 
 TOO_LONG = "too_long"
+Corrector = Callable[[list[tuple[Sample, Question, str, tuple[str, ...]]]], list[Correction | str | None]]
 
 
 def text_rows(
@@ -28,23 +30,28 @@ def text_rows(
     first_row: int,
     batch_size: int,
     vocabulary: re.Pattern | None,
+    corrector: Corrector = correct_all_with_truth,
     **generation,
 ) -> tuple[list[dict], list[str]]:
     """P_t rows of some samples, and what became of every question: a correction's kind, or why it was dropped.
 
     Args:
         first_row: row of the first sample. vocabulary: names to look for in answers; None where nobody knows them.
+        corrector: maps (sample, question, answer, phrases) of every answer to its correction, None where it is right,
+            or a reason why there is none.
         generation: how, as for `generate_drafts`; greedy by default.
     """
     asked = [(row, sample, q) for row, sample in enumerate(samples, first_row) for q in sample.questions]
     images, questions = [s.image for _, s, _ in asked], [q.question for _, _, q in asked]
     drafts = generate_drafts(model, processor, images, questions, batch_size=batch_size, **generation)
     rows, outcomes = [], []
-    for (row, sample, question), draft in zip(asked, drafts, strict=True):
+    corrections = corrector(
+        [(s, q, d.decoded.text, d.decoded.phrases) for (_, s, q), d in zip(asked, drafts, strict=True)]
+    )
+    for (row, sample, question), draft, correction in zip(asked, drafts, corrections, strict=True):
         own = draft.decoded
-        correction = correct_with_truth(own.text, own.phrases, question.answer, question.phrases, SEG)
-        if correction is None:
-            outcomes.append(CORRECT)
+        if not isinstance(correction, Correction):
+            outcomes.append(correction or CORRECT)
             continue
         chosen, rejected = processor.answer_ids(correction.text), processor.answer_ids(own.text)
         prompt = len(processor.prefix_ids) + len(processor.question_ids(question.question))

@@ -21,7 +21,8 @@ from popen.data.schema import Sample
 from popen.lvlm.candidates import TOO_LONG, seg_row, text_rows
 from popen.lvlm.hypotheses import embedding_hypotheses, rectangle_hypotheses
 from popen.lvlm.inference import forced_drafts
-from popen.preference.correcting import CORRECT
+from popen.preference.correcting import CORRECT, REFUSALS, correct_all_with_truth
+from popen.preference.endpoint import Endpoint, EndpointCorrector
 from popen.preference.hallucination import name_pattern
 from popen.preference.mining import TIE
 from popen.preference.reference import model_fingerprint
@@ -52,6 +53,21 @@ class MiningArguments:
         default=1.0,
         metadata={"help": "Temperature of the model's own answers; 0 is greedy and mines confident errors only."},
     )
+    corrector: Literal["truth", "openai"] = field(
+        default="truth",
+        metadata={
+            "help": "Who corrects answers: the data set's own, or a model behind an OpenAI-compatible endpoint."
+        },
+    )
+    base_url: str = field(
+        default="https://api.openai.com/v1", metadata={"help": "The endpoint; its key is read from OPENAI_API_KEY."}
+    )
+    corrector_model: str | None = field(default=None, metadata={"help": "Name of the model behind the endpoint."})
+    corrector_pictures: bool = field(
+        default=True, metadata={"help": "Send pictures; without, only the names of the things in them."}
+    )
+    corrector_workers: int = field(default=8, metadata={"help": "Requests to the endpoint at a time, at least 1."})
+    corrector_timeout: float = field(default=60.0, metadata={"help": "Seconds per request; more for a slow server."})
     candidates: int = field(default=6, metadata={"help": "K candidates per target beside the clean one, at least 1."})
     margin: float = field(default=0.02, metadata={"help": "Least IoU gap between ranks."})
     min_area: float = field(default=0.08, metadata={"help": "Least share of the picture a rectangle covers."})
@@ -66,6 +82,13 @@ class MiningArguments:
             raise DataError(f"candidates = {self.candidates}: mining needs K >= 1 candidates per target")
         if self.seg_pictures is not None and self.seg_pictures < 1:
             raise DataError(f"seg_pictures = {self.seg_pictures}: give at least 1, or streams: text to mine none")
+        if self.corrector == "openai" and not self.corrector_model:
+            raise DataError("corrector_model is not set: name the model behind base_url that corrects answers")
+        if self.corrector_workers < 1 or self.corrector_timeout <= 0:
+            raise DataError(
+                f"corrector_workers = {self.corrector_workers}, corrector_timeout = {self.corrector_timeout}: "
+                "give at least 1 and more than 0"
+            )
         if self.temperature < 0:
             raise DataError(f"temperature = {self.temperature}: give 0 (greedy) or more")
 
@@ -89,6 +112,13 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
     _claim(output, identity)
     names = {name for names in rows["objects"][:] for name in names}
     vocabulary = name_pattern(names) if names else None
+    corrector = correct_all_with_truth
+    if args.corrector == "openai":
+        where = Endpoint(
+            args.base_url, args.corrector_model, args.corrector_pictures,
+            timeout=args.corrector_timeout, workers=args.corrector_workers,
+        )  # fmt: skip
+        corrector = EndpointCorrector(where, output / "corrections")
     shards = [
         range(start, min(start + args.shard_rows, selection.stop))
         for start in range(selection.start, selection.stop, args.shard_rows)
@@ -100,22 +130,27 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
             seg_count = max(0, selection.start + most - shard.start)
             wanted = shard[:seg_count] if args.streams == "seg" else shard
             samples = [Sample.from_row(rows[i]) for i in wanted]
-            text, seg, outcomes = _mine_shard(model, processor, samples, shard.start, vocabulary, args, seg_count)
+            text, seg, outcomes = _mine_shard(
+                model, processor, samples, shard.start, vocabulary, corrector, args, seg_count
+            )
             _write_shard(folder, text, seg, outcomes)
-    return _merge(output, shards, identity)
+    spent = {"corrector": dict(corrector.counts)} if isinstance(corrector, EndpointCorrector) else {}
+    return _merge(output, shards, identity | spent)
 
 
-def _mine_shard(model, processor, samples, first_row: int, vocabulary, args: MiningArguments, seg_count: int):
+def _mine_shard(
+    model, processor, samples, first_row: int, vocabulary, corrector, args: MiningArguments, seg_count: int
+):
     text, text_outcomes = [], []
     if args.streams != "seg":
-        text, text_outcomes = _mine_answers(model, processor, samples, first_row, vocabulary, args)
+        text, text_outcomes = _mine_answers(model, processor, samples, first_row, vocabulary, corrector, args)
     seg, seg_outcomes = [], []
     if args.streams != "text" and seg_count:
         seg, seg_outcomes = _mine_targets(model, processor, samples[:seg_count], first_row, args)
     return text, seg, {"text": dict(Counter(text_outcomes)), "seg": dict(Counter(seg_outcomes))}
 
 
-def _mine_answers(model, processor, samples, first_row: int, vocabulary, args: MiningArguments):
+def _mine_answers(model, processor, samples, first_row: int, vocabulary, corrector, args: MiningArguments):
     """Own answers drawn from the policy itself: greedy ones are wrong only where the model is sure.
 
     Pairs from greedy answers always reject what the model believes most, also where it is right to believe it; drawn
@@ -125,7 +160,7 @@ def _mine_answers(model, processor, samples, first_row: int, vocabulary, args: M
     if args.temperature > 0:
         seeds = [item_seed(args.seed, question.id) for sample in samples for question in sample.questions]
         sampling = {"seeds": seeds, "temperature": args.temperature}
-    return text_rows(model, processor, samples, first_row, args.batch_size, vocabulary, **sampling)
+    return text_rows(model, processor, samples, first_row, args.batch_size, vocabulary, corrector, **sampling)
 
 
 def _mine_targets(model, processor, samples, first_row: int, args: MiningArguments):
@@ -208,7 +243,7 @@ def _merge(output: Path, shards: list[range], identity: dict) -> dict:
         except OSError as error:
             raise storage_error(error, target, "finished shards are intact, run again to go on") from error
         reasons = dict(sorted(counts[stream].items()))
-        dropped = sum(reasons.get(reason, 0) for reason in (CORRECT, TOO_LONG, TIE))
+        dropped = sum(reasons.get(reason, 0) for reason in (CORRECT, TOO_LONG, TIE, *REFUSALS))
         report[stream] = {"seen": sum(reasons.values()), "kept": sum(reasons.values()) - dropped, "reasons": reasons}
     write_json(output / REPORT, report)
     return report

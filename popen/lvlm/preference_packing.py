@@ -20,8 +20,9 @@ def preference_batch(
 
     Besides what the model takes: `pairs` (P, 2) sequence numbers of chosen and rejected; per token `changed`,
     `ref_logps` and `anchor` (chosen answers and true answers); per segmentation preference of each curriculum stage
-    `preferred_target` (M,), `region_pixels`, `region_signs`, `region_ref_logits` (M, R, zero-padded) and
-    `candidates` (M, 3, L, D): reference, superior and rejected embeddings, as `stage1_…` and `stage2_…`.
+    `preferred_target` (M,), `region_pixels`, `region_signs`, `region_ref_logits` (M, R, zero-padded),
+    `candidates` (M, 3, L, D): reference, superior and rejected embeddings, and `gap` (M,): IoU of the superior minus
+    that of the rejected, as `stage1_…` and `stage2_…`.
     """
     rows = [
         preference_branches(processor, row["question"], row["chosen"], row["rejected"], row["id"]).without_targets()
@@ -89,7 +90,9 @@ def _region_columns(preferences: list[tuple[int, TargetPreference]], stage: int)
         signs[i, :size] = torch.from_numpy(region.signs)
         ref[i, :size] = torch.from_numpy(region.ref_logits)
     candidates = [torch.from_numpy(p.embeddings[[0, p.superior, rejected]]) for _, p, rejected in found]
+    gaps = [float(p.ious[p.superior] - p.ious[rejected]) for _, p, rejected in found]
     return {
+        "gap": torch.tensor(gaps),
         "preferred_target": torch.tensor([target for target, _, _ in found], dtype=torch.long),
         "region_pixels": pixels,
         "region_signs": signs,

@@ -4,7 +4,11 @@ import difflib
 from collections import Counter
 from dataclasses import dataclass
 
+from popen.data.schema import SEG, Question, Sample
+
 CORRECT, PHRASES, REWRITTEN = "correct", "phrases", "rewritten"
+REFUSED_SEG, REFUSED_WORDS = REFUSALS = "refused_seg", "refused_words"  # a proposed correction is not minimal
+MOST_WORDS = 8  # of a replaced phrase
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,43 @@ def correct_with_truth(
     if _frame(corrected, tuple(said), seg) != _frame(truth, true_phrases, seg) or corrected == answer:
         return Correction(truth, REWRITTEN)
     return Correction(corrected, PHRASES)
+
+
+def correct_all_with_truth(
+    asked: list[tuple[Sample, Question, str, tuple[str, ...]]],
+) -> list[Correction | str | None]:
+    """`correct_with_truth` of each (sample, question, answer, phrases)."""
+    return [correct_with_truth(text, phrases, q.answer, q.phrases, SEG) for _, q, text, phrases in asked]
+
+
+def minimal_correction(answer: str, phrases: tuple[str, ...], proposed: str, seg: str) -> Correction | str | None:
+    """Takes a correction that somebody proposed only where it replaces phrases and leaves all else alone.
+
+    Args:
+        answer: a sentence with `seg` after each phrase. phrases: these phrases in order. proposed: its correction.
+    Returns:
+        the correction; None where nothing was changed; or why it is refused: REFUSED_SEG where a `seg` is missing, new
+        or without a phrase, REFUSED_WORDS where words around the phrases differ or a phrase grew to a sentence.
+    """
+    proposed = " ".join(proposed.split())
+    if proposed == " ".join(answer.split()):
+        return None
+    own, other = answer.split(seg), proposed.split(seg)
+    if len(own) != len(other) or not phrases:
+        return REFUSED_SEG
+    for piece, phrase, new in zip(own, phrases, other, strict=False):
+        head = " ".join(piece.rstrip().removesuffix(phrase).split())
+        words = " ".join(new.split())
+        if not (words + " ").startswith(head + " " if head else ""):
+            return REFUSED_WORDS
+        said = words[len(head) :].split()
+        if not said:
+            return REFUSED_SEG
+        if len(said) > MOST_WORDS:
+            return REFUSED_WORDS
+    if " ".join(own[-1].split()) != " ".join(other[-1].split()):
+        return REFUSED_WORDS
+    return Correction(proposed, PHRASES)
 
 
 def changed_tokens(chosen: tuple[int, ...], rejected: tuple[int, ...]) -> tuple[list[bool], list[bool]]:

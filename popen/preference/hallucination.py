@@ -1,6 +1,7 @@
 """CHAIR: things an answer names that are not in the picture (Rohrbach et al. 2018), from the scene graph."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 DENIAL = re.compile(r"\b(?:no|not|without|nothing)\b(?:(?!\bbut\b)[^.,;])*", re.IGNORECASE)
@@ -42,3 +43,14 @@ def chair_i(found: list[Mentions]) -> float:
 def chair_s(found: list[Mentions]) -> float:
     """Share of answers with at least one hallucinated thing, 0..1."""
     return sum(m.hallucinated > 0 for m in found) / len(found) if found else 0.0
+
+
+def attribute_errors(phrases: tuple[str, ...], true_phrases: tuple[str, ...]) -> int:
+    """How many phrases name a right kind of thing by a wrong attribute: "red ball" where the truth says "blue ball".
+
+    Phrases that the truth has too are set aside first; of the rest one is an error where its last word is that of a
+    true phrase that is left (ours; the last word is the noun in English).
+    """
+    said, true = (Counter(p.lower() for p in own if p.strip()) for own in (phrases, true_phrases))
+    nouns, due = (Counter(p.split()[-1] for p in own.elements()) for own in (said - true, true - said))
+    return (nouns & due).total()

@@ -1,17 +1,28 @@
 """POPEN training: text preferences, segmentation preferences and an anchor, in one forward pass per step."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import datasets
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from popen.data.schema import Sample
 from popen.lvlm.preference_packing import preference_batch
 from popen.lvlm.processing_popen import PopenProcessor
+from popen.objectives.pairs import (
+    Completions,
+    SegObjective,
+    SegPairs,
+    TextObjective,
+    TextPairs,
+    seg_mask_dpo,
+    text_dpo,
+)
 from popen.objectives.preference import sigmoid_loss
-from popen.objectives.scores import region_margin
+from popen.objectives.scores import region_margin, weighted_token_logps
 from popen.preference.curriculum import stage_at
 from popen.training.callbacks import PartLossTrainer
 
@@ -76,17 +87,57 @@ class PreferenceCollator:
         return preference_batch(self.processor, pairs, pictures, self.scales)
 
 
+def text_pairs(logps: torch.Tensor, inputs: dict) -> TextPairs:
+    """The text pairs of a batch, padded: sequence 2i is a chosen answer and 2i + 1 what it is preferred to."""
+    counts = torch.bincount(inputs["token_sequence"])[: 2 * len(inputs["pairs"])].tolist()
+    here = sum(counts)  # text pairs come before pictures
+    columns = [logps, inputs["ref_logps"], torch.ones_like(logps, dtype=torch.bool), inputs["changed"]]
+    padded = [pad_sequence(column[:here].split(counts), batch_first=True) for column in columns]
+    return TextPairs(*(Completions(*(column[side] for column in padded)) for side in inputs["pairs"].T))
+
+
+def seg_pairs(outputs, inputs: dict, stage: int) -> SegPairs:
+    """The segmentation preferences of a curriculum stage, with what the model makes of their targets."""
+    column = {name: inputs[f"stage{stage}_{name}"] for name in ("preferred_target", "region_pixels", "candidates")}
+    target = column["preferred_target"]
+    candidates = column["candidates"].to(outputs.embeddings.device)
+    return SegPairs(
+        outputs.embeddings[target].float(),
+        *candidates.unbind(1),
+        outputs.mask_logits.flatten(1).float()[target].gather(1, column["region_pixels"]),
+        inputs[f"stage{stage}_region_ref_logits"],
+        inputs[f"stage{stage}_region_signs"],
+        inputs[f"stage{stage}_gap"],
+    )
+
+
 class PreferenceTrainer(PartLossTrainer):
     """L_pre = λ_t L_t + λ_s L_s + λ_a L_anchor (POPEN; the forms of L_t and L_s are our reconstruction).
 
-    L_t is DPO on changed-token-weighted log-ratios; L_s is DPO on the region-mean margin between the masks of the
-    superior and the rejected candidate, on the clean picture; the anchor is CE on chosen and true answers plus
-    PixelLM's mask losses. The reference's numbers were written when the pairs were mined: no second forward.
+    L_t and L_s are objectives of `popen.objectives.pairs`. By default L_t is DPO on changed-token-weighted log-ratios
+    and L_s is DPO on the region-mean margin between the masks of the superior and the rejected candidate, on the clean
+    picture; the anchor is CE on chosen and true answers plus PixelLM's mask losses. The reference's numbers were
+    written when the pairs were mined: no second forward.
     """
 
-    def __init__(self, model, args: PreferenceArguments, *, processor: PopenProcessor, **kwargs):
+    def __init__(
+        self,
+        model,
+        args: PreferenceArguments,
+        *,
+        processor: PopenProcessor,
+        text_objective: TextObjective | None = None,
+        seg_objective: SegObjective | None = None,
+        **kwargs,
+    ):
         collator = PreferenceCollator(processor, model.config.scales)
         super().__init__(model, args, processor=processor, data_collator=collator, **kwargs)
+        self.text_objective = text_objective or partial(
+            text_dpo,
+            score=partial(weighted_token_logps, weight=args.changed_weight),
+            loss=partial(sigmoid_loss, beta=args.text_beta),
+        )
+        self.seg_objective = seg_objective or partial(seg_mask_dpo, loss=partial(sigmoid_loss, beta=args.seg_beta))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         args: PreferenceArguments = self.args
@@ -95,7 +146,7 @@ class PreferenceTrainer(PartLossTrainer):
         )
         text_loss = self._text_loss(outputs.logps, inputs)
         stage = stage_at(self.state.global_step, self.state.max_steps, args.localise_share)
-        seg_loss = self._seg_loss(outputs.mask_logits, inputs, stage)
+        seg_loss = self._seg_loss(outputs, inputs, stage)
         anchor = inputs["anchor"]
         ce = -outputs.logps[anchor].sum() / self.share_of(int(anchor.sum()))
         config = self.model.config
@@ -112,42 +163,33 @@ class PreferenceTrainer(PartLossTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _text_loss(self, logps: torch.Tensor, inputs: dict) -> torch.Tensor:
-        """Mean −log σ(β h_t) over pairs, h_t = Σ w_i (log π_θ − log π_ref) of chosen minus rejected."""
-        args: PreferenceArguments = self.args
-        weight = torch.where(inputs["changed"], args.changed_weight, 1.0)
-        ratio = weight * (logps.float() - inputs["ref_logps"])
-        sequences = int(inputs["token_sequence"].max()) + 1
-        rewards = torch.zeros(sequences, device=ratio.device).index_add(0, inputs["token_sequence"], ratio)
-        totals = torch.zeros(sequences, device=ratio.device).index_add(0, inputs["token_sequence"], logps.float())
-        chosen, rejected = inputs["pairs"].T
-        margin = rewards[chosen] - rewards[rejected]
-        self._check_first_margin(margin, "text")
-        beta = args.text_beta
+        pairs = text_pairs(logps.float(), inputs)
+        sums = [side.logps.sum(1) for side in (pairs.chosen, pairs.rejected)]
+        ratios = [s - side.ref_logps.sum(1) for s, side in zip(sums, (pairs.chosen, pairs.rejected), strict=True)]
+        self._check_first_margin(ratios[0] - ratios[1], "text")
+        found, beta = self.text_objective(pairs), self.args.text_beta
+        margin = found.chosen - found.rejected
         self.note(
             **{
-                "rewards/chosen": beta * rewards[chosen].mean(),
-                "rewards/rejected": beta * rewards[rejected].mean(),
+                "rewards/chosen": beta * found.chosen.mean(),
+                "rewards/rejected": beta * found.rejected.mean(),
                 "rewards/margins": beta * margin.mean(),
                 "rewards/accuracies": (margin > 0).float().mean(),
-                "logps/chosen": totals[chosen].mean(),
-                "logps/rejected": totals[rejected].mean(),
+                "logps/chosen": sums[0].mean(),
+                "logps/rejected": sums[1].mean(),
             }
         )
-        return sigmoid_loss(margin, beta).sum() / self.share_of(len(margin))
+        return found.losses.sum() / self.share_of(len(found.losses))
 
-    def _seg_loss(self, mask_logits: torch.Tensor, inputs: dict, stage: int) -> torch.Tensor:
-        """Mean −log σ(β_s h_s) over the stage's preferences, h_s the region-mean mask margin."""
-        args: PreferenceArguments = self.args
-        target, pixels, signs, ref_logits = (
-            inputs[f"stage{stage}_{name}"]
-            for name in ("preferred_target", "region_pixels", "region_signs", "region_ref_logits")
-        )
-        logits = mask_logits.flatten(1).float()[target].gather(1, pixels)
-        margin = region_margin(logits, ref_logits, signs)
-        self._check_first_margin(margin, "segmentation")
+    def _seg_loss(self, outputs, inputs: dict, stage: int) -> torch.Tensor:
+        """The mean over the stage's preferences."""
+        pairs = seg_pairs(outputs, inputs, stage)
+        self._check_first_margin(region_margin(pairs.logits, pairs.ref_logits, pairs.signs), "segmentation")
+        found = self.seg_objective(pairs)
+        margin = found.chosen - found.rejected
         if len(margin):
             self.note(**{"seg/margins": margin.mean(), "seg/accuracies": (margin > 0).float().mean()})
-        return sigmoid_loss(margin, args.seg_beta).sum() / self.share_of(len(margin))
+        return found.losses.sum() / self.share_of(len(margin))
 
     def _check_first_margin(self, margin: torch.Tensor, which: str) -> None:
         """Before the first update policy = reference, so every margin must be 0 up to rounding."""

@@ -54,6 +54,32 @@ def train_head(
     return losses
 
 
+def train_regression_head(
+    head: PreferenceHead,
+    evidence_TKF: torch.Tensor,
+    ious_TK: torch.Tensor,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> list[float]:
+    """The control of `train_head`: the same network regresses IoU by squared error; returns the losses."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    losses = []
+    for _ in trange(steps, desc="regression head", unit="step"):
+        batch = torch.randint(len(ious_TK), (min(batch_size, len(ious_TK)),), generator=generator)
+        loss = (head(evidence_TKF[batch]) - ious_TK[batch]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
 @torch.no_grad()
 def pair_accuracy(head: PreferenceHead, evidence_TKF: torch.Tensor, ious_TK: torch.Tensor, margin: float) -> float:
     """Share of pairs, IoUs `margin` apart, that the head orders as the IoUs do; 0..1."""

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -109,8 +108,7 @@ def truth_logits(samples):
 def scored(monkeypatch, taught, samples, logits):
     monkeypatch.setattr(arms, "restored_masks", lambda model, drafts: logits)
     vocabulary = name_pattern({name for s in samples for name in s.objects})
-    args = Namespace(answers="forced")
-    rows = segmentation.score(*taught, samples, vocabulary, {"single": 0.0}, arms.Arms(), args)
+    rows = segmentation.score(*taught, samples, vocabulary, {"single": 0.0}, arms.Arms(), "forced")
     return rows, segmentation.summarise(rows, "single")
 
 

@@ -114,6 +114,24 @@ def test_fewer_pictures_may_give_segmentation_preferences(source, whole, tmp_pat
     assert seg["id"][:] == all_seg["id"][:2] and report["seg"]["seen"] < sum(report["text"]["reasons"].values())
 
 
+def test_another_corrector_may_be_asked(source, tmp_path, chat_server):
+    """One that talks instead of correcting: everything is refused, counted, and not asked for again."""
+    chat_server.replies = [(200, "I would rather not say.")]
+    endpoint = {
+        "streams": "text", "corrector": "openai", "corrector_model": "small", "corrector_pictures": False,
+        "base_url": f"http://127.0.0.1:{chat_server.server_port}/v1",
+    }  # fmt: skip
+    report = run(source, tmp_path / "mined", **endpoint)
+    assert report["text"]["kept"] == 0 and report["text"]["reasons"] == {"refused_seg": report["text"]["seen"]}
+    assert report["corrector"]["asked"] == len(chat_server.seen) > 0
+    assert len(load_mined(tmp_path / "mined")[0]) == 0
+
+
+def test_a_corrector_without_a_name_is_refused():
+    with pytest.raises(DataError, match="corrector_model is not set"):
+        MiningArguments(corrector="openai")
+
+
 def test_no_picture_for_segmentation_preferences_is_refused():
     with pytest.raises(DataError, match="seg_pictures = 0"):
         MiningArguments(seg_pictures=0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from popen.preference.hallucination import Mentions, chair_i, chair_s, mentions, name_pattern
+from popen.preference.hallucination import Mentions, attribute_errors, chair_i, chair_s, mentions, name_pattern
 
 NAMES = name_pattern({"red ball", "blue box", "bear", "teddy bear", "cup"})
 
@@ -81,3 +81,21 @@ def test_true_answers_of_scenes_hallucinate_nothing(samples):
     pattern = name_pattern({name for s in samples for name in s.objects})
     found = [mentions(q.answer, s.objects, pattern) for s in samples for q in s.questions]
     assert chair_i(found) == 0.0 and sum(m.named for m in found) > 0
+
+
+@pytest.mark.parametrize(
+    "said, true, errors",
+    [
+        (("red ball",), ("blue ball",), 1),
+        (("red ball",), ("red ball",), 0),
+        (("red box",), ("red ball",), 0),  # another kind of thing
+        (("red ball", "blue ball"), ("blue ball", "red ball"), 0),
+        (("red ball", "red ball"), ("red ball", "blue ball"), 1),
+        (("red ball", "pink ball"), ("blue ball",), 1),  # one true ball, one error at most
+        (("Red Ball",), ("red ball",), 0),
+        (("", " "), ("red ball",), 0),
+        ((), ("red ball",), 0),
+    ],
+)
+def test_wrong_attributes_are_counted(said, true, errors):
+    assert attribute_errors(said, true) == errors

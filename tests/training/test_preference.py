@@ -143,19 +143,19 @@ def test_the_control_does_not_depend_on_the_preferences_settings(fresh):
 
 
 def test_a_weight_on_changed_tokens_scales_their_rewards(fresh):
-    """Rewards are Σ w (log π − log π_ref): with π ≠ π_ref, w = 3 on changed tokens adds twice their part."""
+    """Rewards are Σ w (log π − log π_ref): with π ≠ π_ref, w = 4 on changed tokens adds three times their part."""
     margins = {}
     batch = None
-    for weight in (0.0, 1.0, 3.0):
+    for weight in (1.0, 2.0, 4.0):
         trainer = fresh(changed_weight=weight)
         trainer.state.global_step = 1  # past the check of the first step
         with torch.no_grad():
             trainer.model.get_output_embeddings().weight.mul_(1.1)
         batch = batch or batch_of(trainer)
         margins[weight] = loss_of(trainer, batch)[1]["rewards/margins"]
-    changed = margins[1.0] - margins[0.0]
+    changed = margins[2.0] - margins[1.0]
     assert abs(changed) > 1e-4
-    assert margins[3.0] == pytest.approx(margins[0.0] + 3 * changed, rel=1e-3)
+    assert margins[4.0] == pytest.approx(margins[1.0] + 3 * changed, rel=1e-3)
 
 
 @pytest.mark.parametrize("share, stages", [(0.5, [1, 1, 2, 2]), (0.0, [2] * 4), (1.0, [1] * 4)])

@@ -1,0 +1,122 @@
+"""A corrector behind an OpenAI-compatible endpoint, as POPEN's ChatGPT: hallucinated phrases out, all else as it was.
+
+Needs the extra `corrector` (`pip install popen-seg[corrector]`). The key is read from OPENAI_API_KEY; local servers
+need none.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from popen.data.safe_io import DataError, read_json, storage_error, write_json
+from popen.data.schema import SEG, Question, Sample
+from popen.preference.correcting import Correction, minimal_correction
+
+INSTRUCTIONS = (
+    "You correct answers about pictures. An answer marks each thing it names with the tag <seg> behind it. "
+    "Replace the name of a thing only where it is wrong: where no such thing is in the picture, or where another "
+    "thing in the picture is what the question asks for. Keep every other word, the order, and every <seg>. "
+    "Reply with the whole answer and nothing else. If nothing is wrong, repeat the answer unchanged."
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where to ask and how.
+
+    Args:
+        base_url: such as https://api.openai.com/v1. model: name of the model there.
+        pictures: whether to send the picture; without it the names of the things in it are all the server knows.
+        retries: of a failed request, with exponential back-off. timeout: seconds per request. workers: at a time.
+    """
+
+    base_url: str
+    model: str
+    pictures: bool = True
+    retries: int = 5
+    timeout: float = 60.0
+    workers: int = 8
+
+
+class EndpointCorrector:
+    """Asks the endpoint once per answer, ever: replies are kept in `cache`, a file each.
+
+    `counts` adds up: `asked` (requests sent), `cached`, `prompt_tokens`, `completion_tokens`.
+    """
+
+    def __init__(self, endpoint: Endpoint, cache: str | Path):
+        try:
+            import openai
+        except ImportError as error:
+            raise DataError(
+                "the openai corrector needs the package openai: pip install popen-seg[corrector]"
+            ) from error
+        self.endpoint, self.cache = endpoint, Path(cache)
+        self.counts: Counter[str] = Counter()
+        self._errors = openai.OpenAIError
+        self._client = openai.OpenAI(
+            base_url=endpoint.base_url,
+            api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            max_retries=endpoint.retries,
+            timeout=endpoint.timeout,
+        )
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, self.cache, "nothing was asked") from error
+
+    def __call__(self, asked: list[tuple[Sample, Question, str, tuple[str, ...]]]) -> list[Correction | str | None]:
+        """One result of `minimal_correction` per (sample, question, answer, phrases).
+
+        Raises:
+            DataError: the endpoint cannot be reached or refuses, after all retries; what was answered stays cached.
+        """
+        with ThreadPoolExecutor(self.endpoint.workers) as pool:
+            replies = list(pool.map(lambda one: self._reply(*one[:3]), asked))
+        for _, counts in replies:
+            self.counts.update(counts)
+        return [
+            minimal_correction(answer, phrases, reply, SEG)
+            for (_, _, answer, phrases), (reply, _) in zip(asked, replies, strict=True)
+        ]
+
+    def _reply(self, sample: Sample, question: Question, answer: str) -> tuple[str, dict[str, int]]:
+        """The server's words, and what they cost."""
+        messages = self._messages(sample, question.question, answer)
+        key = hashlib.sha256(json.dumps([self.endpoint.model, messages]).encode()).hexdigest()
+        file = self.cache / f"{key}.json"
+        if file.is_file():
+            return read_json(file)["reply"], {"cached": 1}
+        try:
+            completion = self._client.chat.completions.create(
+                model=self.endpoint.model, messages=messages, temperature=0.0, max_tokens=512
+            )
+        except self._errors as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"{self.endpoint.base_url}: {reason or type(error).__name__}; "
+                "check base_url, corrector_model and OPENAI_API_KEY and run again, replies so far are kept"
+            ) from error
+        reply = (completion.choices[0].message.content or "") if completion.choices else ""
+        write_json(file, {"reply": reply})
+        usage = completion.usage
+        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
+        return reply, {"asked": 1, "prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
+
+    def _messages(self, sample: Sample, question: str, answer: str) -> list[dict]:
+        text = f"Question: {question}\nAnswer: {answer}"
+        if sample.objects:
+            text = f"In the picture: {', '.join(sample.objects)}.\n{text}"
+        content: str | list[dict] = text
+        if self.endpoint.pictures:
+            buffer = io.BytesIO()
+            sample.image.convert("RGB").save(buffer, "PNG")
+            url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+            content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
+        return [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}]

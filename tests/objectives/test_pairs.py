@@ -1,0 +1,75 @@
+"""Objectives on pairs: by hand, and equal to the functions that they put together."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from popen.objectives.pairs import (
+    Completions,
+    SegPairs,
+    TextPairs,
+    seg_embedding_dpo,
+    seg_info_nce,
+    seg_mask_dpo,
+    seg_triplet,
+    text_dpo,
+    text_simpo,
+)
+from popen.objectives.preference import sigmoid_loss
+from popen.objectives.scores import embedding_distance_margin, weighted_token_logps
+
+
+def completions(logps, ref, mask, changed):
+    return Completions(torch.tensor([logps]), torch.tensor([ref]), torch.tensor([mask]), torch.tensor([changed]))
+
+
+@pytest.fixture
+def pairs():
+    """Chosen: −1 against −3 and, changed, −1 against −2. Rejected: −5 against −2; its second token is padding."""
+    chosen = completions([-1.0, -1.0], [-3.0, -2.0], [True, True], [False, True])
+    rejected = completions([-5.0, 0.0], [-2.0, -7.0], [True, False], [True, False])
+    return TextPairs(chosen, rejected)
+
+
+def test_text_dpo_by_hand(pairs):
+    """w = 2: rewards 2 + 2·1 = 4 and 2·(−3) = −6, so β h = 10 β."""
+    found = text_dpo(pairs, partial(weighted_token_logps, weight=2.0), partial(sigmoid_loss, beta=0.1))
+    assert (found.chosen.item(), found.rejected.item()) == (4.0, -6.0)
+    assert found.losses.item() == pytest.approx(math.log1p(math.exp(-1.0)))
+
+
+def test_text_simpo_sees_no_reference(pairs):
+    """Means −1 and −5 per token: β (−1 + 5) − γ = 2·4 − 1 = 7."""
+    found = text_simpo(pairs, beta=2.0, gamma=1.0)
+    assert (found.chosen.item(), found.rejected.item()) == (-1.0, -5.0)
+    assert found.losses.item() == pytest.approx(math.log1p(math.exp(-7.0)))
+
+
+@pytest.fixture
+def seg():
+    """e = (0, 0), reference (0, 1), e⁺ = (3, 4), e⁻ = (0, 2); two pixels of R, the second is padding."""
+    vectors = [torch.tensor([[v]]) for v in ([0.0, 0.0], [0.0, 1.0], [3.0, 4.0], [0.0, 2.0])]
+    pixels = [torch.tensor([v]) for v in ([2.0, 9.0], [0.5, 0.0], [1.0, 0.0])]
+    return SegPairs(*vectors, *pixels, torch.tensor([0.3]))
+
+
+def test_seg_mask_dpo_by_hand(seg):
+    found = seg_mask_dpo(seg, partial(sigmoid_loss, beta=1.0))
+    assert (found.chosen - found.rejected).item() == 1.5
+    assert found.losses.item() == pytest.approx(math.log1p(math.exp(-1.5)))
+
+
+def test_seg_embedding_dpo_is_its_margin(seg):
+    found = seg_embedding_dpo(seg, embedding_distance_margin, partial(sigmoid_loss, beta=1.0))
+    h = embedding_distance_margin(seg.embedding, seg.reference, seg.superior, seg.rejected)
+    torch.testing.assert_close(found.chosen - found.rejected, h)
+    torch.testing.assert_close(found.losses, sigmoid_loss(h, 1.0))
+
+
+def test_losses_without_a_reference_reward_nearness(seg):
+    """‖e − e⁺‖ = 5, ‖e − e⁻‖ = 2: triplet 1 + 5 − 2 = 4."""
+    found = seg_triplet(seg, margin=1.0)
+    assert (found.losses.item(), found.chosen.item(), found.rejected.item()) == (4.0, -5.0, -2.0)
+    assert seg_info_nce(seg, temperature=1.0).losses.isfinite().all()
