@@ -13,6 +13,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from popen.data.safe_io import DataError, read_json, storage_error, write_json
 from popen.data.schema import SEG, Question, Sample
@@ -109,11 +110,11 @@ class EndpointCorrector:
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
         return reply, {"asked": 1, "prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
 
-    def _messages(self, sample: Sample, question: str, answer: str) -> list[dict]:
+    def _messages(self, sample: Sample, question: str, answer: str) -> list[Any]:
         text = f"Question: {question}\nAnswer: {answer}"
         if sample.objects:
             text = f"In the picture: {', '.join(sample.objects)}.\n{text}"
-        content: str | list[dict] = text
+        content: Any = text
         if self.endpoint.pictures:
             buffer = io.BytesIO()
             sample.image.convert("RGB").save(buffer, "PNG")
