@@ -24,6 +24,7 @@ from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import load_mined
 from popen.preference.hallucination import name_pattern
+from popen.preference.pair_selection import Selection, pair_traits, select_pairs
 from popen.preference.reference import check_fingerprint, model_fingerprint
 from popen.recipe import run
 from popen.training.callbacks import finish, use_all_cores
@@ -46,7 +47,7 @@ class AblationArguments:
     )
     max_steps: int = field(default=200, metadata={"help": "Optimiser steps of every run."})
     batch_size: int = field(default=8, metadata={"help": "Pairs, and pictures, per step."})
-    hallucinated: bool = field(default=True, metadata={"help": "Only pairs whose rejected answer hallucinates."})
+    text_pairs: Selection = field(default="hallucinated", metadata={"help": "As in recipes/preference.py."})
     calibration_split: str = field(default="calibration", metadata={"help": "Split of the mask thresholds."})
     tuning_split: str = field(default="dev", metadata={"help": "Split that learning rates are chosen on."})
     test_split: str | None = field(default=None, metadata={"help": "Split of the final table; opened once."})
@@ -103,8 +104,7 @@ def train(args: AblationArguments, arm: Arm, rate: float, seed: int, folder: Pat
     check_fingerprint(report["model"], model_fingerprint(args.model_name_or_path), "model", args.preferences)
     source = load_split(args.dataset, "train")
     check_fingerprint(report["data"], source._fingerprint, "data set", args.preferences)
-    if args.hallucinated:
-        text = text.select([i for i, wrong in enumerate(text["hallucinated"][:]) if wrong])
+    text = text.select(select_pairs(pair_traits(text), args.text_pairs, seed))
     model, processor = load_model(args.model_name_or_path)
     settings = PreferenceArguments(
         output_dir=str(folder), seed=seed, learning_rate=rate, max_steps=args.max_steps, warmup_steps=10,

@@ -6,14 +6,13 @@ With `text_weight: 0` and `seg_weight: 0` the same steps on the same data are pl
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from transformers import set_seed
 
 from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import load_mined
-from popen.preference.correcting import PHRASES
+from popen.preference.pair_selection import Selection, pair_traits, select_pairs
 from popen.preference.reference import check_fingerprint, model_fingerprint
 from popen.recipe import run
 from popen.training.callbacks import finish, resume_path, use_all_cores
@@ -28,11 +27,11 @@ class ScriptArguments:
     preferences: str = field(metadata={"help": "Folder that recipes/mine.py wrote."})
     dataset: str = field(metadata={"help": "Folder of the data set that was mined."})
     split: str = field(default="train", metadata={"help": "Split that was mined."})
-    text_pairs: Literal["all", "hallucinated", "hallucinated_phrases"] = field(
+    text_pairs: Selection = field(
         default="all",
         metadata={
-            "help": "All corrected answers; those that name a thing that is not in the picture; or of these only "
-            "those where a phrase was replaced, so that no pair teaches to deny or to name fewer things."
+            "help": "All corrected answers; those that name a thing that is not in the picture; of these only those "
+            "where a phrase was replaced; or these balanced with omissions, so that no pair teaches to say less."
         },
     )
 
@@ -45,10 +44,7 @@ def main(script: ScriptArguments, training: PreferenceArguments) -> None:
     source = load_split(script.dataset, script.split)
     check_fingerprint(report["data"], source._fingerprint, "data set", script.preferences)
     model, processor = load_model(script.model_name_or_path)
-    if script.text_pairs != "all":
-        text = text.select([i for i, wrong in enumerate(text["hallucinated"][:]) if wrong])
-    if script.text_pairs == "hallucinated_phrases":
-        text = text.select([i for i, kind in enumerate(text["kind"][:]) if kind == PHRASES])
+    text = text.select(select_pairs(pair_traits(text), script.text_pairs, training.seed))
     streams = PreferenceStreams(text, seg, source)
     trainer = PreferenceTrainer(model, training, train_dataset=streams, processor=processor)
     trainer.train(resume_from_checkpoint=resume_path(training))

@@ -65,7 +65,7 @@ def study(root, out, **options):
     }  # fmt: skip
     return ablation.AblationArguments(
         model_name_or_path=str(root / "model"), preferences=str(root / "mined"), dataset=str(root / "data"),
-        scored=str(root / "data"), output_dir=str(out), hallucinated=False, **(settings | options),
+        scored=str(root / "data"), output_dir=str(out), text_pairs="all", **(settings | options),
     )  # fmt: skip
 
 
