@@ -34,7 +34,8 @@ def test_selections_by_hand():
 def test_traits_are_read_off_the_rows():
     columns = {
         "hallucinated": [True, False], "kind": [PHRASES, REWRITTEN],
-        "chosen": ["the ball <seg>", "the ball <seg> and the box <seg>"], "rejected": ["the box <seg>", "the ball <seg>"],
+        "chosen": ["the ball <seg>", "the ball <seg> and the box <seg>"],
+        "rejected": ["the box <seg>", "the ball <seg>"],
     }  # fmt: skip
     expected = [PairTraits(True, PHRASES, 0), PairTraits(False, REWRITTEN, 1)]
     assert pair_traits(datasets.Dataset.from_dict(columns)) == expected
