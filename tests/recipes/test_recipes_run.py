@@ -76,9 +76,7 @@ def chain(tmp_path_factory):
 
     head = recipe("preference_head")
     head.main(head_arguments(head, root))
-    final = calibrate.CalibrationArguments(
-        model_name_or_path=str(root / "final"), dataset=data, ensemble=2, views=1, answers=True
-    )
+    final = calibrate.CalibrationArguments(model_name_or_path=str(root / "final"), dataset=data, ensemble=2, views=1)
     calibrate.main(final)
     return root
 
@@ -168,7 +166,8 @@ def test_the_end_can_be_evaluated(chain, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*argv, "--ensemble", "2", "--controls", "--max-new-tokens", "40"])
     segmentation.main()
     summary = json.loads((out / "summary.json").read_text())
-    assert list(summary["arms"]) == ["single", "ensemble", "uniform", "rectangle_ensemble", "views", "flip"]
+    arms = ["single", "ensemble", "ensemble_masks", "uniform", "rectangle_ensemble", "views", "flip"]
+    assert list(summary["arms"]) == arms
     assert summary["pictures"] == 3
 
 
@@ -206,9 +205,9 @@ def test_the_report_has_the_promised_keys(finished):
 
 def test_the_page_needs_nothing_beside_it(finished):
     page = (finished / "report.html").read_text()
-    assert page.count("<tr>") == 9 and page.count("<svg") == 4  # four arms and four controls under one head
+    assert page.count("<tr>") == 10 and page.count("<svg") == 4  # four arms and five controls under one head
     assert page.count('class="card"') == 3  # there are three pictures
-    assert page.count("data:image/png;base64,") == 9
+    assert page.count("data:image/jpeg;base64,") == 9
     assert not re.search(r'(?:src|href)="(?!data:)', page)
 
 
