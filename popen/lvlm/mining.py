@@ -29,6 +29,7 @@ from popen.preference.reference import model_fingerprint
 from popen.preference.sampling import item_seed, noise_rectangle
 
 REPORT = "mining.json"
+PATIENCE = ("corrector_workers", "corrector_timeout")  # change no row: a run that timed out goes on with more of it
 
 
 @dataclass
@@ -107,7 +108,7 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
         "model": model_fingerprint(model_name),
         "data": rows._fingerprint,
         "rows": [selection.start, selection.stop],
-        "settings": asdict(args),
+        "settings": {name: value for name, value in asdict(args).items() if name not in PATIENCE},
     }
     _claim(output, identity)
     names = {name for names in rows["objects"][:] for name in names}

@@ -125,6 +125,8 @@ def test_another_corrector_may_be_asked(source, tmp_path, chat_server):
     assert report["text"]["kept"] == 0 and report["text"]["reasons"] == {"refused_seg": report["text"]["seen"]}
     assert report["corrector"]["asked"] == len(chat_server.seen) > 0
     assert len(load_mined(tmp_path / "mined")[0]) == 0
+    run(source, tmp_path / "mined", **endpoint, corrector_workers=1, corrector_timeout=300.0)  # only more patient
+    assert report["corrector"]["asked"] == len(chat_server.seen)
 
 
 def test_a_corrector_without_a_name_is_refused():
