@@ -13,22 +13,19 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers import set_seed
 
-from eval.ablation_arms import ARMS, Arm
+from eval.ablation_arms import ARMS
+from eval.ablation_training import train_arm
 from eval.arms import Arms, calibrated_thresholds
 from eval.metrics import MaskCounts, ciou
 from eval.segmentation import parts, score
 from popen.data.safe_io import DataError
 from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
-from popen.lvlm.mining import load_mined
 from popen.preference.hallucination import name_pattern
-from popen.preference.pair_selection import Selection, pair_traits, select_pairs
-from popen.preference.reference import check_fingerprint, model_fingerprint
+from popen.preference.pair_selection import Selection
 from popen.recipe import run
-from popen.training.callbacks import finish, use_all_cores
-from popen.training.preference import PreferenceArguments, PreferenceStreams, PreferenceTrainer
+from popen.training.callbacks import use_all_cores
 
 
 @dataclass
@@ -48,6 +45,9 @@ class AblationArguments:
     max_steps: int = field(default=200, metadata={"help": "Optimiser steps of every run."})
     batch_size: int = field(default=8, metadata={"help": "Pairs, and pictures, per step."})
     text_pairs: Selection = field(default="hallucinated", metadata={"help": "As in recipes/preference.py."})
+    refresh_rows: int = field(
+        default=4096, metadata={"help": "Pictures that arms with several rounds mine again, the first ones."}
+    )
     calibration_split: str = field(default="calibration", metadata={"help": "Split of the mask thresholds."})
     tuning_split: str = field(default="dev", metadata={"help": "Split that learning rates are chosen on."})
     test_split: str | None = field(default=None, metadata={"help": "Split of the final table; opened once."})
@@ -88,36 +88,16 @@ def scored_run(args: AblationArguments, arm: str, rate: float, seed: int, split:
     file = folder / f"{split}.jsonl"
     if not file.is_file():
         if not (folder / "popen_processor.json").is_file():
-            train(args, ARMS[arm], rate, seed, folder)
+            train_arm(
+                ARMS[arm], args.model_name_or_path, args.preferences, args.dataset, args.text_pairs, args.refresh_rows,
+                folder, args.max_steps, seed, learning_rate=rate, per_device_train_batch_size=args.batch_size,
+            )  # fmt: skip
         rows = evaluate(args, folder, split)
         named = [{"arm": arm, "learning_rate": rate, "seed": seed} | row for row in rows]
         work = file.with_suffix(".tmp")
         work.write_text("".join(json.dumps(row) + "\n" for row in named))
         work.rename(file)
     return file.read_text().splitlines()
-
-
-def train(args: AblationArguments, arm: Arm, rate: float, seed: int, folder: Path) -> None:
-    """One run of one arm; everything but the objectives is the same for all of them."""
-    set_seed(seed)
-    text, seg, report = load_mined(args.preferences)
-    check_fingerprint(report["model"], model_fingerprint(args.model_name_or_path), "model", args.preferences)
-    source = load_split(args.dataset, "train")
-    check_fingerprint(report["data"], source._fingerprint, "data set", args.preferences)
-    text = text.select(select_pairs(pair_traits(text), args.text_pairs, seed))
-    model, processor = load_model(args.model_name_or_path)
-    settings = PreferenceArguments(
-        output_dir=str(folder), seed=seed, learning_rate=rate, max_steps=args.max_steps, warmup_steps=10,
-        per_device_train_batch_size=args.batch_size, lr_scheduler_type="cosine", save_strategy="no", report_to="none",
-        disable_tqdm=True, text_weight=arm.text_weight, seg_weight=arm.seg_weight, localise_share=arm.localise_share,
-        use_cpu=not torch.cuda.is_available(),
-    )  # fmt: skip
-    trainer = PreferenceTrainer(
-        model, settings, train_dataset=PreferenceStreams(text, seg, source), processor=processor,
-        text_objective=arm.text, seg_objective=arm.seg,
-    )  # fmt: skip
-    trainer.train()
-    finish(trainer)
 
 
 def evaluate(args: AblationArguments, folder: Path, split: str) -> list[dict]:

@@ -4,7 +4,7 @@ Every arm sees the same pictures and the same pairs in the same order, for the s
 same training without preferences.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from popen.objectives.pairs import (
@@ -13,6 +13,8 @@ from popen.objectives.pairs import (
     seg_embedding_dpo,
     seg_info_nce,
     seg_mask_dpo,
+    seg_mask_offset,
+    seg_medium_triplet,
     seg_triplet,
     text_dpo,
     text_simpo,
@@ -34,13 +36,21 @@ SMOOTHING = 0.1
 
 @dataclass(frozen=True)
 class Arm:
-    """λ_t L_t + λ_s L_s beside the anchor; λ = 0 leaves a part out. `localise_share` is that of curriculum stage 1."""
+    """λ_t L_t + λ_s L_s beside the anchor; λ = 0 leaves a part out.
+
+    `localise_share` is that of curriculum stage 1, whose L_s is `seg`; `refine` is that of stage 2 where it is another
+    one. With `gap_quantile` q stage 1 sees pairs above the q-quantile of its IoU gaps, stage 2 those below its own.
+    After each of `rounds` equal parts of the steps preferences are mined again from the model as it then is.
+    """
 
     text: TextObjective | None = None
     seg: SegObjective | None = None
+    refine: SegObjective | None = None
     text_weight: float = 0.0
     seg_weight: float = 0.0
     localise_share: float = 0.5
+    gap_quantile: float | None = None
+    rounds: int = 1
 
 
 PLAIN = partial(weighted_token_logps, weight=1.0)
@@ -58,6 +68,9 @@ def seg(objective: SegObjective, weight: float = 0.1, **options) -> Arm:
     return Arm(seg=objective, seg_weight=weight, **options)
 
 
+MASK = partial(seg_mask_dpo, loss=SEG_SIGMOID)
+POPEN = Arm(text=partial(text_dpo, score=PLAIN, loss=SIGMOID), seg=MASK, text_weight=0.1, seg_weight=0.03)
+
 ARMS = {
     "continued_sft": Arm(),
     # losses on the text margin
@@ -71,21 +84,23 @@ ARMS = {
     "text_ddpo": text(DDPO, SIGMOID),
     "text_ddpo_5": text(partial(weighted_token_logps, weight=5.0), SIGMOID),
     "text_changed_only": text(changed_token_logps, SIGMOID),
-    # forms of L_s
-    "seg_mask": seg(partial(seg_mask_dpo, loss=SEG_SIGMOID)),
+    # losses on the mask margin
+    "seg_mask": seg(MASK),
+    "seg_mask_hinge": seg(partial(seg_mask_dpo, loss=partial(hinge_loss, beta=SEG_BETA))),
+    "seg_mask_ipo": seg(partial(seg_mask_dpo, loss=partial(ipo_loss, beta=SEG_BETA))),
+    "seg_mask_offset": seg(partial(seg_mask_offset, beta=SEG_BETA, alpha=1.0)),
+    # scores of the embedding
     "seg_cosine": seg(partial(seg_embedding_dpo, margin=embedding_cosine_margin, loss=SEG_SIGMOID)),
     "seg_distance": seg(partial(seg_embedding_dpo, margin=embedding_distance_margin, loss=SEG_SIGMOID)),
     "seg_squared": seg(partial(seg_embedding_dpo, margin=embedding_squared_margin, loss=SEG_SIGMOID)),
     "seg_triplet": seg(partial(seg_triplet, margin=1.0)),
     "seg_info_nce": seg(partial(seg_info_nce, temperature=0.1)),
-    # curriculum of the default L_s: superior against inferior only, against medium only
-    "seg_mask_localise": seg(partial(seg_mask_dpo, loss=SEG_SIGMOID), localise_share=1.0),
-    "seg_mask_refine": seg(partial(seg_mask_dpo, loss=SEG_SIGMOID), localise_share=0.0),
+    # curriculum; that of `seg_mask` is R1, superior against inferior and then against medium
+    "seg_mask_localise": seg(MASK, localise_share=1.0),
+    "seg_mask_refine": seg(MASK, localise_share=0.0),
+    "seg_mask_quantile": seg(MASK, gap_quantile=0.5),
+    "seg_triplet_r2": seg(partial(seg_triplet, margin=1.0), refine=partial(seg_medium_triplet, margin=1.0)),
     # both
-    "popen": Arm(
-        text=partial(text_dpo, score=PLAIN, loss=SIGMOID),
-        seg=partial(seg_mask_dpo, loss=SEG_SIGMOID),
-        text_weight=0.1,
-        seg_weight=0.03,
-    ),
+    "popen": POPEN,
+    "popen_refreshed": replace(POPEN, rounds=2),
 }

@@ -12,8 +12,8 @@ from popen.lvlm.hypotheses import (
     attended_drafts,
     embedding_hypotheses,
     hypothesis_scores,
-    rectangle_hypotheses,
     uniform_drafts,
+    view_hypotheses,
 )
 from popen.lvlm.inference import Draft, restored_masks
 from popen.lvlm.shifted_views import view_mean_logits
@@ -67,7 +67,7 @@ def read_arms(
             found["uniform"] = Reading(drafts, restored_masks(model, uniform_drafts(drafts, noisy)))
             seeds = [[item_seed(arms.seed, s.image_id, k) for k in range(arms.ensemble)] for s, _ in asked]
             rectangles = [[noise_rectangle(k, *RECTANGLE) for k in own] for own in seeds]
-            views = rectangle_hypotheses(model, processor, images, questions, drafts, rectangles)
+            views = view_hypotheses(model, processor, images, questions, drafts, rectangles)
             attended = _attended(model, drafts, views)
             found["rectangle_ensemble"] = Reading(drafts, restored_masks(model, attended))
             if config.ensemble_views:

@@ -10,7 +10,7 @@ from popen.data.safe_io import DataError
 from popen.lvlm.inference import Draft, forced_drafts
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.preference.ensemble import attended_embedding, noisy_embeddings, preference_attention
-from popen.preference.sampling import NoiseRectangle
+from popen.preference.sampling import View
 
 
 def embedding_hypotheses(model, draft: Draft, count: int, noise: float, seed: int) -> torch.Tensor:
@@ -27,33 +27,33 @@ def embedding_hypotheses(model, draft: Draft, count: int, noise: float, seed: in
     return torch.cat([draft.embeddings[:, None], noisy], 1)
 
 
-def rectangle_hypotheses(
+def view_hypotheses(
     model: PopenForReasoningSegmentation,
     processor,
     images: list[Image.Image],
     questions: list[str],
     drafts: list[Draft],
-    rectangles: list[list[NoiseRectangle]],
+    views: list[list[View]],
     batch_size: int = 32,
 ) -> list[torch.Tensor]:
-    """The clean embedding and one from each noise-rectangle view of the picture, per draft (T, K+1, L, D).
+    """The clean embedding and one from each view of the picture, per draft (T, K+1, L, D).
 
     The draft's own words are teacher-forced on every view, so target j is target j in all of them: K prefills.
 
     Args:
-        rectangles: K per draft; drafts about one picture object share the views of the first of them.
+        views: K per draft; drafts about one picture object share the views of the first of them.
     """
     answers = [draft.decoded.text for draft in drafts]
-    first = {id(image): own for image, own in reversed(list(zip(images, rectangles, strict=True)))}
+    first = {id(image): own for image, own in reversed(list(zip(images, views, strict=True)))}
     stacks = [[draft.embeddings] for draft in drafts]
-    for k in range(len(rectangles[0]) if rectangles else 0):
-        views: dict[int, Image.Image] = {}
+    for k in range(len(views[0]) if views else 0):
+        seen: dict[int, Image.Image] = {}
         for image in images:
-            if id(image) not in views:
-                views[id(image)] = Image.fromarray(first[id(image)][k].apply(np.asarray(image.convert("RGB"))))
-        seen = [views[id(image)] for image in images]
+            if id(image) not in seen:
+                seen[id(image)] = Image.fromarray(first[id(image)][k].apply(np.asarray(image.convert("RGB"))))
+        pictures = [seen[id(image)] for image in images]
         for stack, view in zip(
-            stacks, forced_drafts(model, processor, seen, questions, answers, batch_size), strict=True
+            stacks, forced_drafts(model, processor, pictures, questions, answers, batch_size), strict=True
         ):
             stack.append(view.embeddings)
     return [torch.stack(stack, 1) for stack in stacks]

@@ -19,7 +19,7 @@ from popen.data.preference_schema import SEG_FEATURES, TEXT_FEATURES
 from popen.data.safe_io import DataError, read_json, storage_error, write_json
 from popen.data.schema import Sample
 from popen.lvlm.candidates import TOO_LONG, seg_row, text_rows
-from popen.lvlm.hypotheses import embedding_hypotheses, rectangle_hypotheses
+from popen.lvlm.hypotheses import embedding_hypotheses, view_hypotheses
 from popen.lvlm.inference import forced_drafts
 from popen.preference.correcting import CORRECT, REFUSALS, correct_all_with_truth
 from popen.preference.endpoint import Endpoint, EndpointCorrector
@@ -171,7 +171,7 @@ def _mine_targets(model, processor, samples, first_row: int, args: MiningArgumen
     if args.views == "rectangle":
         seeds = [[item_seed(args.seed, s.image_id, k) for k in range(args.candidates)] for s, _ in asked]
         rectangles = [[noise_rectangle(k, args.min_area, args.max_area, args.sigma) for k in own] for own in seeds]
-        hypotheses = rectangle_hypotheses(model, processor, images, questions, drafts, rectangles)
+        hypotheses = view_hypotheses(model, processor, images, questions, drafts, rectangles)
     else:
         hypotheses = [
             embedding_hypotheses(model, draft, args.candidates, args.embedding_noise, item_seed(args.seed, q.id))

@@ -21,8 +21,8 @@ def preference_batch(
     Besides what the model takes: `pairs` (P, 2) sequence numbers of chosen and rejected; per token `changed`,
     `ref_logps` and `anchor` (chosen answers and true answers); per segmentation preference of each curriculum stage
     `preferred_target` (M,), `region_pixels`, `region_signs`, `region_ref_logits` (M, R, zero-padded),
-    `candidates` (M, 3, L, D): reference, superior and rejected embeddings, and `gap` (M,): IoU of the superior minus
-    that of the rejected, as `stage1_…` and `stage2_…`.
+    `candidates` (M, 4, L, D): reference, superior, rejected and inferior embeddings, and `gap` (M,): IoU of the
+    superior minus that of the rejected, as `stage1_…` and `stage2_…`.
     """
     rows = [
         preference_branches(processor, row["question"], row["chosen"], row["rejected"], row["id"]).without_targets()
@@ -89,7 +89,7 @@ def _region_columns(preferences: list[tuple[int, TargetPreference]], stage: int)
         pixels[i, :size] = torch.from_numpy(region.pixels)
         signs[i, :size] = torch.from_numpy(region.signs)
         ref[i, :size] = torch.from_numpy(region.ref_logits)
-    candidates = [torch.from_numpy(p.embeddings[[0, p.superior, rejected]]) for _, p, rejected in found]
+    candidates = [torch.from_numpy(p.embeddings[[0, p.superior, rejected, p.inferior]]) for _, p, rejected in found]
     gaps = [float(p.ious[p.superior] - p.ious[rejected]) for _, p, rejected in found]
     return {
         "gap": torch.tensor(gaps),
@@ -97,5 +97,5 @@ def _region_columns(preferences: list[tuple[int, TargetPreference]], stage: int)
         "region_pixels": pixels,
         "region_signs": signs,
         "region_ref_logits": ref,
-        "candidates": torch.stack(candidates) if candidates else torch.zeros(0, 3, 1, 1),
+        "candidates": torch.stack(candidates) if candidates else torch.zeros(0, 4, 1, 1),
     }

@@ -6,12 +6,12 @@ An objective maps pairs to `PairLosses`; scores and losses are handed in as func
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 
 from popen.objectives.embeddings import info_nce_loss, triplet_loss
-from popen.objectives.preference import simpo_loss
+from popen.objectives.preference import offset_loss, simpo_loss
 from popen.objectives.scores import mean_weighted_token_logps, region_margin
 
 
@@ -40,15 +40,17 @@ class TextPairs:
 class SegPairs:
     """N pairs of candidates for one target each.
 
-    `embedding` is trained, `reference`, `superior` and `rejected` are frozen, all (N, L, D); `logits`, `ref_logits`
-    and `signs` (N, R) are the target's mask where the candidates' masks differ, see `region_margin`; `gap` (N,) is the
-    IoU of the superior candidate minus that of the rejected one, 0..1.
+    `embedding` is trained, `reference`, `superior`, `rejected` and `inferior` are frozen, all (N, L, D); the rejected
+    candidate is the inferior one, or the medium one in curriculum stage 2. `logits`, `ref_logits` and `signs` (N, R)
+    are the target's mask where the masks of superior and rejected differ, see `region_margin`; `gap` (N,) is the IoU
+    of the superior candidate minus that of the rejected one, 0..1.
     """
 
     embedding: torch.Tensor
     reference: torch.Tensor
     superior: torch.Tensor
     rejected: torch.Tensor
+    inferior: torch.Tensor
     logits: torch.Tensor
     ref_logits: torch.Tensor
     signs: torch.Tensor
@@ -96,6 +98,12 @@ def seg_mask_dpo(pairs: SegPairs, loss: MarginLoss) -> PairLosses:
     return _from_margin(margin, loss(margin))
 
 
+def seg_mask_offset(pairs: SegPairs, beta: float, alpha: float) -> PairLosses:
+    """L_s in mask space that asks for a larger margin where the IoU gap is larger: `offset_loss` (candidate E)."""
+    margin = region_margin(pairs.logits, pairs.ref_logits, pairs.signs)
+    return _from_margin(margin, offset_loss(margin, beta, pairs.gap, alpha))
+
+
 def seg_embedding_dpo(pairs: SegPairs, margin: Callable[..., torch.Tensor], loss: MarginLoss) -> PairLosses:
     """L_s in embedding space: a loss on a margin of `popen.objectives.scores` (candidate A)."""
     h = margin(pairs.embedding, pairs.reference, pairs.superior, pairs.rejected)
@@ -105,6 +113,25 @@ def seg_embedding_dpo(pairs: SegPairs, margin: Callable[..., torch.Tensor], loss
 def seg_triplet(pairs: SegPairs, margin: float) -> PairLosses:
     """L_s without a reference: `triplet_loss` (candidate C)."""
     return _nearness(pairs, triplet_loss(pairs.embedding, pairs.superior, pairs.rejected, margin))
+
+
+def seg_medium_triplet(pairs: SegPairs, margin: float) -> PairLosses:
+    """L_s of reading R2's second stage: the medium candidate is what is trained (POPEN, fig. 2b; reconstruction).
+
+    The trainable forward sees the clean picture, so the medium embedding moves with it: a = e + (e_med − e_ref) is
+    pulled to the superior and pushed from the inferior candidate by `triplet_loss`.
+    """
+    medium = pairs.embedding + pairs.rejected - pairs.reference
+    return seg_triplet(replace(pairs, embedding=medium, rejected=pairs.inferior), margin)
+
+
+def seg_gap_between(pairs: SegPairs, objective: SegObjective, least: float, most: float) -> PairLosses:
+    """An objective on the pairs whose IoU gap lies in [least, most): a curriculum from clear pairs to close ones.
+
+    Bounds come from quantiles of the mined gaps; what lies outside has no loss and no reward.
+    """
+    kept = (pairs.gap >= least) & (pairs.gap < most)
+    return objective(SegPairs(**{field.name: getattr(pairs, field.name)[kept] for field in fields(pairs)}))
 
 
 def seg_info_nce(pairs: SegPairs, temperature: float) -> PairLosses:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,12 @@ def item_seed(seed: int, *parts: str | int) -> int:
     """A 63-bit seed for one item, from the run's seed and the item's name; the same on every machine and order."""
     digest = hashlib.sha256("\x1f".join(map(str, (seed, *parts))).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+class View(Protocol):
+    """A way to look at a picture again: uint8 (H, W, 3) to the same."""
+
+    def apply(self, picture_HWC: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,29 @@ class NoiseRectangle:
         noise = np.random.default_rng(self.seed).normal(0, 255 * self.sigma, (bottom - top, right - left, 3))
         view[top:bottom, left:right] = np.clip(view[top:bottom, left:right] + noise, 0, 255).astype(np.uint8)
         return view
+
+
+@dataclass(frozen=True)
+class NoiseRectangles:
+    """Several rectangles in one view."""
+
+    rectangles: tuple[NoiseRectangle, ...]
+
+    def apply(self, picture_HWC: np.ndarray) -> np.ndarray:
+        for rectangle in self.rectangles:
+            picture_HWC = rectangle.apply(picture_HWC)
+        return picture_HWC
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The view of `shifted`, in whole pixels."""
+
+    right: int
+    down: int
+
+    def apply(self, picture_HWC: np.ndarray) -> np.ndarray:
+        return shifted(picture_HWC, self.right, self.down)
 
 
 def noise_rectangle(seed: int, min_area: float, max_area: float, sigma: float) -> NoiseRectangle:

@@ -23,7 +23,7 @@ from popen.objectives.pairs import (
 )
 from popen.objectives.preference import sigmoid_loss
 from popen.objectives.scores import region_margin, weighted_token_logps
-from popen.preference.curriculum import stage_at
+from popen.preference.curriculum import LOCALISE, REFINE, stage_at
 from popen.training.callbacks import PartLossTrainer
 
 MODEL_INPUTS = (
@@ -101,6 +101,7 @@ def seg_pairs(outputs, inputs: dict, stage: int) -> SegPairs:
     column = {name: inputs[f"stage{stage}_{name}"] for name in ("preferred_target", "region_pixels", "candidates")}
     target = column["preferred_target"]
     candidates = column["candidates"].to(outputs.embeddings.device)
+    candidates = candidates.reshape(len(target), 4, *outputs.embeddings.shape[1:])  # without any, D is not known
     return SegPairs(
         outputs.embeddings[target].float(),
         *candidates.unbind(1),
@@ -114,7 +115,8 @@ def seg_pairs(outputs, inputs: dict, stage: int) -> SegPairs:
 class PreferenceTrainer(PartLossTrainer):
     """L_pre = λ_t L_t + λ_s L_s + λ_a L_anchor (POPEN; the forms of L_t and L_s are our reconstruction).
 
-    L_t and L_s are objectives of `popen.objectives.pairs`. By default L_t is DPO on changed-token-weighted log-ratios
+    L_t and L_s are objectives of `popen.objectives.pairs`; `refine_objective` is L_s in curriculum stage 2 where that
+    is another one. By default L_t is DPO on changed-token-weighted log-ratios
     and L_s is DPO on the region-mean margin between the masks of the superior and the rejected candidate, on the clean
     picture; the anchor is CE on chosen and true answers plus PixelLM's mask losses. The reference's numbers were
     written when the pairs were mined: no second forward.
@@ -128,6 +130,7 @@ class PreferenceTrainer(PartLossTrainer):
         processor: PopenProcessor,
         text_objective: TextObjective | None = None,
         seg_objective: SegObjective | None = None,
+        refine_objective: SegObjective | None = None,
         **kwargs,
     ):
         collator = PreferenceCollator(processor, model.config.scales)
@@ -137,7 +140,8 @@ class PreferenceTrainer(PartLossTrainer):
             score=partial(weighted_token_logps, weight=args.changed_weight),
             loss=partial(sigmoid_loss, beta=args.text_beta),
         )
-        self.seg_objective = seg_objective or partial(seg_mask_dpo, loss=partial(sigmoid_loss, beta=args.seg_beta))
+        localise = seg_objective or partial(seg_mask_dpo, loss=partial(sigmoid_loss, beta=args.seg_beta))
+        self.seg_objectives = {LOCALISE: localise, REFINE: refine_objective or localise}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         args: PreferenceArguments = self.args
@@ -185,7 +189,7 @@ class PreferenceTrainer(PartLossTrainer):
         """The mean over the stage's preferences."""
         pairs = seg_pairs(outputs, inputs, stage)
         self._check_first_margin(region_margin(pairs.logits, pairs.ref_logits, pairs.signs), "segmentation")
-        found = self.seg_objective(pairs)
+        found = self.seg_objectives[stage](pairs)
         margin = found.chosen - found.rejected
         if len(margin):
             self.note(**{"seg/margins": margin.mean(), "seg/accuracies": (margin > 0).float().mean()})

@@ -1,6 +1,5 @@
 """A study in small: every arm trains, what is done is not done again, and the tables are what the rows say."""
 
-import copy
 import json
 import sys
 from dataclasses import replace
@@ -8,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import set_seed
 
-from eval import ablation, ablation_tables
+from eval import ablation, ablation_tables, ablation_training
 from eval.ablation_arms import ARMS
 from popen.data.safe_io import DataError
 from popen.data.schema import write_dataset
+from popen.lvlm.loading import load_model
 from popen.lvlm.mining import MiningArguments, load_mined, mine
-from popen.training.preference import PreferenceArguments, PreferenceStreams, PreferenceTrainer
+from popen.preference.reference import model_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -33,29 +32,52 @@ def root(tmp_path_factory, taught, samples):
     return folder
 
 
+def trained(root, out, name):
+    """The weights, and the log, of an arm after two steps of each round."""
+    ablation_training.train_arm(
+        ARMS[name], str(root / "model"), str(root / "mined"), str(root / "data"), "all", 4, out / name,
+        2 * ARMS[name].rounds, 0,
+        learning_rate=1e-3, per_device_train_batch_size=2, logging_steps=1,
+    )  # fmt: skip
+    log = json.loads((out / name / "trainer_state.json").read_text())["log_history"]
+    model = load_model(out / name)[0]
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), [e for e in log if "text/loss" in e]
+
+
+@pytest.fixture(scope="module")
+def control(root, tmp_path_factory):
+    return trained(root, tmp_path_factory.mktemp("control"), "continued_sft")[0]
+
+
 @pytest.mark.parametrize("name", ARMS)
-def test_every_arm_trains(root, taught, samples, tmp_path, name):
-    """Two steps: finite losses, the arm's parts in the log, and other weights than the control's."""
-    text, seg, _ = load_mined(root / "mined")
-    rows = write_dataset(samples, tmp_path / "data", "train")
-    trained = {}
-    for arm in ("continued_sft", name):
-        set_seed(0)
-        settings = PreferenceArguments(
-            output_dir=str(tmp_path / arm), max_steps=2, per_device_train_batch_size=2, learning_rate=1e-3,
-            logging_steps=1, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
-            text_weight=ARMS[arm].text_weight, seg_weight=ARMS[arm].seg_weight,
-            localise_share=ARMS[arm].localise_share,
-        )  # fmt: skip
-        trainer = PreferenceTrainer(
-            copy.deepcopy(taught[0]).train(), settings, train_dataset=PreferenceStreams(text, seg, rows),
-            processor=taught[1], text_objective=ARMS[arm].text, seg_objective=ARMS[arm].seg,
-        )  # fmt: skip
-        trainer.train()
-        logs = [entry for entry in trainer.state.log_history if "text/loss" in entry]
-        assert len(logs) == 2 and all(np.isfinite(entry["loss"]) for entry in logs)
-        trained[arm] = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-    assert torch.equal(trained["continued_sft"], trained[name]) == (name == "continued_sft")
+def test_every_arm_trains(root, control, tmp_path, name):
+    """Finite losses, a log line for each, and other weights than the control's."""
+    weights, log = trained(root, tmp_path, name)
+    assert len(log) == 2 and all(np.isfinite(entry["loss"]) for entry in log)
+    assert torch.equal(control, weights) == (name == "continued_sft")
+
+
+def test_a_second_round_mines_the_model_of_the_first(root, tmp_path):
+    trained(root, tmp_path, "popen_refreshed")
+    report = load_mined(tmp_path / "popen_refreshed" / "mined0")[2]
+    assert report["model"] == model_fingerprint(tmp_path / "popen_refreshed" / "round0")
+    assert (
+        report["settings"]["seed"] == 1 and report["settings"]["embedding_noise"] == 1.0 and report["rows"] == [0, 4]
+    )
+
+
+def test_gaps_by_hand():
+    """Superior 0.9; inferior 0.1 and 0.5; one medium, 0.6."""
+    targets = [
+        {"ious": [0.5, 0.9, 0.6, 0.1], "superior": 1, "medium": 2, "inferior": 3},
+        {"ious": [0.9, 0.5], "superior": 0, "medium": -1, "inferior": 1},
+    ]
+    gaps = ablation_training.seg_gaps([targets[:1], targets[1:]])
+    np.testing.assert_allclose(gaps[1], [0.8, 0.4])
+    np.testing.assert_allclose(gaps[2], [0.3])
+    first, second = ablation_training.from_clear_to_close(None, gaps, 0.5)
+    assert first.keywords["least"] == pytest.approx(0.6) and first.keywords["most"] == np.inf
+    assert second.keywords["least"] == 0 and second.keywords["most"] == pytest.approx(0.3)
 
 
 def study(root, out, **options):
@@ -88,7 +110,7 @@ def test_every_rate_is_tuned_and_every_seed_is_tested(done, samples):
 
 def test_a_study_that_is_done_is_not_done_again(root, done, monkeypatch):
     before = {file: file.read_bytes() for file in done.rglob("*.jsonl")}
-    monkeypatch.setattr(ablation, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(ablation, "train_arm", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(ablation, "evaluate", lambda *_: pytest.fail("scored again"))
     ablation.main(study(root, done))
     assert {file: file.read_bytes() for file in done.rglob("*.jsonl")} == before

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from popen.lvlm.calibration import truth_drafts
-from popen.lvlm.hypotheses import embedding_hypotheses, rectangle_hypotheses, uniform_drafts
+from popen.lvlm.hypotheses import embedding_hypotheses, uniform_drafts, view_hypotheses
 from popen.lvlm.inference import forced_drafts
 from popen.preference.sampling import noise_rectangle
 
@@ -26,7 +26,7 @@ def test_embedding_hypotheses(taught, samples):
     torch.testing.assert_close(spread, 0.5 * torch.tensor(model.config.embedding_std), rtol=0.05, atol=0)
 
 
-def test_rectangle_hypotheses_are_the_views_embeddings(taught, samples):
+def test_view_hypotheses_are_the_views_embeddings(taught, samples):
     """Hypothesis k + 1 is what the model says when it is shown view k alone."""
     model, processor = taught
     sample = samples[1]
@@ -34,7 +34,7 @@ def test_rectangle_hypotheses_are_the_views_embeddings(taught, samples):
     rectangles = [noise_rectangle(seed, 0.2, 0.4, 1.0) for seed in (1, 2)]
     questions = [q.question for q in sample.questions]
     images = [sample.image] * len(questions)
-    found = rectangle_hypotheses(model, processor, images, questions, clean, [rectangles] * len(questions))
+    found = view_hypotheses(model, processor, images, questions, clean, [rectangles] * len(questions))
     assert [f.shape[:2] for f in found] == [(len(q.masks), 3) for q in sample.questions]
     for k, rectangle in enumerate(rectangles, 1):
         view = Image.fromarray(rectangle.apply(np.asarray(sample.image)))

@@ -96,10 +96,10 @@ def test_region_columns_of_both_stages(tiny, samples):
     assert batch["stage2_region_pixels"].tolist() == [[7, 0], [2, 3]]
     assert batch["stage2_region_signs"].tolist() == [[1, 0], [1, 1]]
     assert batch["stage2_region_ref_logits"].tolist() == [[0.25, 0], [5, 6]]
-    assert batch["stage1_candidates"].shape == (3, 3, 2, 3) and batch["stage2_candidates"].shape == (2, 3, 2, 3)
-    # reference, superior, rejected
-    assert batch["stage1_candidates"][:, :, 0, 0].tolist() == [[0, 10, 30], [2, 2, 22], [1, 31, 11]]
-    assert batch["stage2_candidates"][:, :, 1, 2].tolist() == [[0, 10, 20], [1, 31, 1]]
+    assert batch["stage1_candidates"].shape == (3, 4, 2, 3) and batch["stage2_candidates"].shape == (2, 4, 2, 3)
+    # reference, superior, rejected, inferior
+    assert batch["stage1_candidates"][:, :, 0, 0].tolist() == [[0, 10, 30, 30], [2, 2, 22, 22], [1, 31, 11, 11]]
+    assert batch["stage2_candidates"][:, :, 1, 2].tolist() == [[0, 10, 20, 30], [1, 31, 1, 11]]
 
 
 def test_nothing_preferred(tiny, samples, text_row):

@@ -1,6 +1,7 @@
 """Objectives on pairs: by hand, and equal to the functions that they put together."""
 
 import math
+from dataclasses import fields, replace
 from functools import partial
 
 import pytest
@@ -11,8 +12,11 @@ from popen.objectives.pairs import (
     SegPairs,
     TextPairs,
     seg_embedding_dpo,
+    seg_gap_between,
     seg_info_nce,
     seg_mask_dpo,
+    seg_mask_offset,
+    seg_medium_triplet,
     seg_triplet,
     text_dpo,
     text_simpo,
@@ -49,8 +53,8 @@ def test_text_simpo_sees_no_reference(pairs):
 
 @pytest.fixture
 def seg():
-    """e = (0, 0), reference (0, 1), e⁺ = (3, 4), e⁻ = (0, 2); two pixels of R, the second is padding."""
-    vectors = [torch.tensor([[v]]) for v in ([0.0, 0.0], [0.0, 1.0], [3.0, 4.0], [0.0, 2.0])]
+    """e = (0, 0), reference (0, 1), e⁺ = (3, 4), e⁻ = (0, 2), worst (0, −8); two pixels of R, one of them padding."""
+    vectors = [torch.tensor([[v]]) for v in ([0.0, 0.0], [0.0, 1.0], [3.0, 4.0], [0.0, 2.0], [0.0, -8.0])]
     pixels = [torch.tensor([v]) for v in ([2.0, 9.0], [0.5, 0.0], [1.0, 0.0])]
     return SegPairs(*vectors, *pixels, torch.tensor([0.3]))
 
@@ -73,3 +77,28 @@ def test_losses_without_a_reference_reward_nearness(seg):
     found = seg_triplet(seg, margin=1.0)
     assert (found.losses.item(), found.chosen.item(), found.rejected.item()) == (4.0, -5.0, -2.0)
     assert seg_info_nce(seg, temperature=1.0).losses.isfinite().all()
+
+
+def test_the_medium_candidate_moves_with_the_embedding(seg):
+    """a = e + (e⁻ − e_ref) = (0, 1): ‖a − e⁺‖ = √18, ‖a − worst‖ = 9; at e = (0, 9) a = (0, 10)."""
+    found = seg_medium_triplet(seg, margin=6.0)
+    assert found.chosen.item() == pytest.approx(-math.sqrt(18)) and found.rejected.item() == -9.0
+    assert found.losses.item() == pytest.approx(6 + math.sqrt(18) - 9)
+    moved = seg_medium_triplet(replace(seg, embedding=torch.tensor([[[0.0, 9.0]]])), margin=6.0)
+    assert moved.rejected.item() == -18.0
+
+
+def test_an_offset_asks_for_more_where_the_gap_is_larger(seg):
+    """β h − α Δ = 1.5 − 2 · 0.3."""
+    found = seg_mask_offset(seg, beta=1.0, alpha=2.0)
+    assert (found.chosen - found.rejected).item() == 1.5
+    assert found.losses.item() == pytest.approx(math.log1p(math.exp(-0.9)))
+
+
+def test_gaps_outside_the_bounds_are_left_out(seg):
+    two = SegPairs(*(torch.cat([getattr(seg, f.name)] * 2) for f in fields(seg)))
+    two = replace(two, gap=torch.tensor([0.3, 0.6]), embedding=torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]]))
+    triplet = partial(seg_triplet, margin=1.0)
+    assert seg_gap_between(two, triplet, 0.0, 0.6).losses.tolist() == seg_triplet(seg, 1.0).losses.tolist()
+    assert seg_gap_between(two, triplet, 0.6, math.inf).chosen.tolist() == [0.0]
+    assert seg_gap_between(two, triplet, 0.7, math.inf).losses.shape == (0,)

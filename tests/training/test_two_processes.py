@@ -20,6 +20,7 @@ import json, os, sys
 from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
 from popen.training import SegmentationSFTTrainer, SFTArguments
+from popen.training.callbacks import finish
 
 root, out, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
 args = SFTArguments(
@@ -30,11 +31,11 @@ args = SFTArguments(
 model, processor = load_model(root + "/model", attn_implementation="eager")
 trainer = SegmentationSFTTrainer(model, args, train_dataset=load_split(root + "/data", "train"), processor=processor)
 trainer.train()
-trainer.save_model(out)
 if trainer.is_world_process_zero():
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     summary = {"logs": logs, "processes": trainer.accelerator.num_processes}
     open(out + "/summary.json", "w").write(json.dumps(summary))
+finish(trainer)  # as the recipes end: a process that leaves its group alone may be aborted
 """
 
 
