@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
+from popen.data.dusk import at_dusk
 from popen.data.safe_io import DataError, StorageError
 from popen.data.scene_questions import sample
 from popen.data.scenes import BASE_SIZE, SPLIT_SEEDS
@@ -33,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{split}", type=int, default=0, help=f"scenes of {split}, 0..{len(seeds)}")
     parser.add_argument("--size", type=int, default=BASE_SIZE, help="side of the images in pixels, at least 48")
     parser.add_argument("--offset", type=int, default=0, help="skip this many seeds of each split")
+    parser.add_argument("--dusk", action="store_true", help="the scenes as a small sensor takes them at dusk")
     parser.add_argument("--workers", type=int, default=2, help="processes, at least 1")
     args = parser.parse_args(argv)
     if args.size < 48 or args.offset < 0 or args.workers < 1:
@@ -46,11 +50,13 @@ def main(argv: list[str] | None = None) -> int:
             chosen = seeds[args.offset : args.offset + getattr(args, split)]
             if not chosen:
                 continue
-            if _is_there(args.out, split, chosen, args.size):
+            if _is_there(args.out, split, chosen, args.size, args.dusk):
                 print(f"{split}: {len(chosen)} scenes are there already; kept")
                 continue
             kinds: Counter[str] = Counter()
-            write_dataset(_counted(rows(chosen, args.size, args.workers), len(chosen), split, kinds), args.out, split)
+            write_dataset(
+                _counted(rows(chosen, args.size, args.workers, args.dusk), len(chosen), split, kinds), args.out, split
+            )
             counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
             print(f"{split}: {len(chosen)} scenes, {kinds.total()} questions ({counts})")
     except (DataError, StorageError) as error:
@@ -59,9 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def rows(seeds: Iterable[int], size: int, workers: int) -> Iterator[dict[str, Any]]:
+def rows(seeds: Iterable[int], size: int, workers: int, dusk: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the rows of the seeds' scenes in order, drawn by `workers` processes."""
-    draw = partial(scene_row, size=size)
+    draw = partial(scene_row, size=size, dusk=dusk)
     if workers == 1:
         yield from map(draw, seeds)
         return
@@ -70,12 +76,20 @@ def rows(seeds: Iterable[int], size: int, workers: int) -> Iterator[dict[str, An
         yield from pool.imap(draw, seeds, chunksize=32)
 
 
-def scene_row(seed: int, size: int) -> dict[str, Any]:
+def scene_row(seed: int, size: int, dusk: bool = False) -> dict[str, Any]:
     """Return the row of one scene, its image as PNG bytes."""
-    row = sample(seed, size).to_row()
+    row = drawn(seed, size, dusk).to_row()
     png = io.BytesIO()
     row["image"].save(png, format="PNG", compress_level=4)
     return {**row, "image": {"bytes": png.getvalue(), "path": None}}
+
+
+def drawn(seed: int, size: int, dusk: bool) -> Sample:
+    """Return the scene of a seed, by day or at dusk; its questions and masks are the same."""
+    scene = sample(seed, size)
+    if not dusk:
+        return scene
+    return replace(scene, image=Image.fromarray(at_dusk(np.asarray(scene.image), seed)))
 
 
 def _counted(made: Iterator[dict[str, Any]], total: int, split: str, kinds: Counter[str]) -> Iterator[dict[str, Any]]:
@@ -84,7 +98,7 @@ def _counted(made: Iterator[dict[str, Any]], total: int, split: str, kinds: Coun
         yield row
 
 
-def _is_there(out: Path, split: str, seeds: range, size: int) -> bool:
+def _is_there(out: Path, split: str, seeds: range, size: int, dusk: bool) -> bool:
     """Whether the split holds these scenes: as many, and the first and the last as they would be drawn now."""
     try:
         there = load_split(out, split)
@@ -93,7 +107,7 @@ def _is_there(out: Path, split: str, seeds: range, size: int) -> bool:
     if len(there) != len(seeds):
         return False
     ends = Sample.from_row(there[0]), Sample.from_row(there[len(there) - 1])
-    return all(_same(end, sample(seed, size)) for end, seed in zip(ends, (seeds[0], seeds[-1]), strict=True))
+    return all(_same(end, drawn(seed, size, dusk)) for end, seed in zip(ends, (seeds[0], seeds[-1]), strict=True))
 
 
 def _same(a: Sample, b: Sample) -> bool:
