@@ -38,8 +38,8 @@ class JudgeArguments:
     seed: int = field(default=0, metadata={"help": "Seed of answers, masks and flips."})
 
     def __post_init__(self):
-        if self.answers < 1 or self.masks < 0:
-            raise DataError(f"answers = {self.answers}, masks = {self.masks}: give at least 1 answer and 0 masks")
+        if self.answers < 1 or self.masks < 1:
+            raise DataError(f"answers = {self.answers}, masks = {self.masks}: a judge needs at least 1 of each")
         for name in ("least_quality", "flips"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"{name} = {getattr(self, name)}: give a number in 0..1")

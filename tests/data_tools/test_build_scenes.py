@@ -44,11 +44,23 @@ def test_same_bytes_and_kept_when_there(build, tmp_path, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
 
 
-@pytest.mark.parametrize("change", [("--dev", "3"), ("--dev", "4", "--offset", "1"), ("--dev", "4", "--size", "64")])
+@pytest.mark.parametrize(
+    "change",
+    [("--dev", "3"), ("--dev", "4", "--offset", "1"), ("--dev", "4", "--size", "64"), ("--dev", "4", "--dusk")],
+)
 def test_other_scenes_replace_a_split(build, tmp_path, capsys, change):
     assert run(build, tmp_path, "--dev", "4") == run(build, tmp_path, *change) == 0
     assert "kept" not in capsys.readouterr().out
     assert len(load_split(tmp_path, "dev")) == int(change[1])
+
+
+def test_dusk_changes_pictures_alone(build, tmp_path):
+    for name, more in (("day", []), ("dusk", ["--dusk"])):
+        assert run(build, tmp_path / name, "--dev", "2", *more) == 0
+    for a, b in zip(*(load_split(tmp_path / name, "dev") for name in ("day", "dusk")), strict=True):
+        day, dusk = Sample.from_row(a), Sample.from_row(b)
+        assert day.questions == dusk.questions and day.image_id == dusk.image_id
+        assert sum(dusk.image.resize((1, 1)).getpixel((0, 0))) < sum(day.image.resize((1, 1)).getpixel((0, 0)))
 
 
 def test_rows_do_not_depend_on_workers(build, monkeypatch):

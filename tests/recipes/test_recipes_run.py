@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from eval import report, segmentation
 from popen.data.safe_io import DataError
 from popen.data.scene_questions import sample
-from popen.data.schema import write_dataset
+from popen.data.schema import load_split, write_dataset
 from popen.lvlm import calibration
 from popen.lvlm.loading import load_model
 from popen.lvlm.tiny import build_tiny
@@ -221,6 +221,7 @@ SHIPPED = {
     "sft_tiny_words": ("sft", "aligned", TRAINING),
     "sft_coco": ("sft", "aligned", TRAINING),
     "mine_tiny": ("mine", "sft", ["--max_rows", "2", "--candidates", "2"]),
+    "judge_tiny": ("judge", "sft", ["--max_rows", "3", "--labelled", "1", "--answers", "2", "--least_quality", "0"]),
     "preference_tiny": ("preference", "sft", [*TRAINING, "--preferences", "MINED"]),
 }
 
@@ -242,6 +243,10 @@ def test_a_shipped_yaml_runs(chain, name, tmp_path, monkeypatch):
     module.run(module.main, *classes)
     if script == "mine":
         assert (tmp_path / "out" / "mining.json").is_file()
+    elif script == "judge":
+        true, judged = (load_split(folder, "train").to_list() for folder in (chain / "data", tmp_path / "out"))
+        assert judged[0]["questions"] == true[0]["questions"]  # labelled
+        assert judged[1]["questions"] != true[1]["questions"] and len(judged) <= 3
     else:
         assert any(not torch.equal(a, b) for a, b in both(weights(chain / model), weights(tmp_path / "out")))
 
