@@ -2,8 +2,8 @@
 
     python -m eval.ablation_tables --study runs/ablation --split test --control continued_sft --out docs/results/popen
 
-Writes OUT.json and prints the table in Markdown. Arms answered the same questions, so differences are paired: pictures
-are drawn again together for both arms, and so are seeds.
+Writes OUT.json and OUT.svg and prints the table in Markdown. Arms answered the same questions, so differences are
+paired: pictures are drawn again together for both arms, and so are seeds.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.charts import interval_chart
 from popen.data.safe_io import DataError, write_json
 from popen.errors import one_line_errors
 
@@ -148,16 +149,25 @@ def markdown(table: dict) -> str:
     return "\n".join(lines)
 
 
+def figure(table: dict, control: str) -> str:
+    """Every arm's cIoU minus the control's, in points, with its interval."""
+    gains = {name: row["ciou"] for name, row in table.items() if name != control}
+    ordered = sorted(gains, key=lambda name: -gains[name]["difference"])
+    rows = {n: tuple(100 * x for x in (gains[n]["difference"], *gains[n]["difference_95"])) for n in ordered}
+    return interval_chart(f"cIoU minus {control}, points", rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", required=True, type=Path, help="output_dir of eval.ablation")
     parser.add_argument("--split", default="test")
     parser.add_argument("--control", default="continued_sft")
-    parser.add_argument("--out", type=Path, help="also write OUT.json")
+    parser.add_argument("--out", type=Path, help="also write OUT.json and OUT.svg")
     args = parser.parse_args()
     table = tabulate(args.study, args.split, args.control)
     if args.out is not None:
         write_json(args.out.with_suffix(".json"), table)
+        args.out.with_suffix(".svg").write_text(figure(table, args.control))
     print(markdown(table))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from eval.curves import line_chart
+from eval.charts import line_chart
 from popen.data.safe_io import DataError, read_json, write_json
 from popen.data.schema import Sample, load_split
 from popen.errors import one_line_errors

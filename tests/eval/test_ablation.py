@@ -186,4 +186,5 @@ def test_the_tables_are_printed_and_written(done, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(sys, "argv", argv)
     ablation_tables.main()
     assert set(json.loads((tmp_path / "table.json").read_text())) == {"continued_sft", "text_sigmoid"}
+    assert (tmp_path / "table.svg").read_text().count("<circle") == 1
     assert "| continued_sft |" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 import xml.etree.ElementTree as ElementTree
 
-from eval.curves import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, line_chart
+from eval.charts import BAR, BOTTOM, COLOURS, HEIGHT, LEFT, MARGIN, NAMES, TOP, WIDTH, interval_chart, line_chart
 
 
 def drawn(svg):
@@ -45,3 +45,25 @@ def test_more_lines_than_colours():
     names = {f"line {i}": [(0, i), (1, i + 1)] for i in range(6)}
     lines, _ = drawn(line_chart("many", names))
     assert len(lines) == 6
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_intervals_lie_where_their_numbers_say():
+    """From −1 to 3: zero is a quarter of the way; a bar that spans zero is grey, one above and one below are not."""
+    rows = {"none": (0.5, -1.0, 2.0), "A & B": (2.0, 1.0, 3.0), "worse": (-0.5, -0.75, -0.25)}
+    root = ElementTree.fromstring(interval_chart("gain", rows))
+    left = NAMES + MARGIN
+    zero, *bars = [path.get("d") for path in root.iter(f"{SVG}path")]
+    assert zero.startswith(f"M{left + BAR / 4:.1f},")
+    assert [bar.split(",")[0] for bar in bars] == [f"M{left + BAR * x:.1f}" for x in (0, 0.5, 0.0625)]
+    assert [bar.split("H")[1] for bar in bars] == [f"{left + BAR * x:.1f}" for x in (0.75, 1, 0.1875)]
+    dots = list(root.iter(f"{SVG}circle"))
+    assert [dot.get("cx") for dot in dots] == [f"{left + BAR * x:.1f}" for x in (0.375, 0.75, 0.125)]
+    assert [dot.get("fill") for dot in dots] == [COLOURS[0], COLOURS[2], COLOURS[1]]
+    assert {"gain", "none", "A & B", "worse", "-1.00", "+3.00"} == {text.text for text in root.iter(f"{SVG}text")}
+
+
+def test_nothing_to_compare_is_still_a_chart():
+    assert len(list(ElementTree.fromstring(interval_chart("gain", {})).iter(f"{SVG}circle"))) == 0

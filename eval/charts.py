@@ -1,4 +1,4 @@
-"""Small line charts as inline SVG, for reports that need no file beside them."""
+"""Small charts as SVG: lines over steps, and differences with their intervals."""
 
 import html
 
@@ -34,3 +34,34 @@ def line_chart(title: str, lines: dict[str, list[tuple[float, float]]]) -> str:
     axis = f"M{LEFT},{TOP} V{HEIGHT - BOTTOM} H{WIDTH - 8}"
     drawn.append(f'<path d="{axis}" fill="none" stroke="#bbb"/>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">{"".join(drawn)}</svg>'
+
+
+ROW, NAMES, BAR = 18, 150, 330  # pixels: height of a row, width of the names, width of the bars
+MARGIN = 12
+
+
+def interval_chart(title: str, rows: dict[str, tuple[float, float, float]]) -> str:
+    """One line per name: a dot at the value and a bar over its interval (value, low, high); zero is marked."""
+    ends = [0.0, *(end for row in rows.values() for end in row)]
+    low, high = min(ends), max(ends)
+    span = (high - low) or 1.0
+    place = lambda x: NAMES + MARGIN + (x - low) / span * BAR  # noqa: E731
+    height = TOP + ROW * len(rows) + 20
+    bottom = height - 20
+    drawn = [f'<text x="4" y="14" font-size="13">{html.escape(title)}</text>']
+    drawn.append(f'<path d="M{place(0):.1f},{TOP} V{bottom}" stroke="#bbb"/>')
+    for number, (name, (value, left, right)) in enumerate(rows.items()):
+        y = TOP + ROW * (number + 0.5)
+        colour = COLOURS[0] if left <= 0 <= right else COLOURS[2] if value > 0 else COLOURS[1]
+        drawn.append(f'<text x="{NAMES}" y="{y + 4}" font-size="11" text-anchor="end">{html.escape(name)}</text>')
+        drawn.append(f'<path d="M{place(left):.1f},{y} H{place(right):.1f}" stroke="{colour}" stroke-width="2"/>')
+        drawn.append(f'<circle cx="{place(value):.1f}" cy="{y}" r="3.5" fill="{colour}"/>')
+    for value in (low, high):
+        drawn.append(
+            f'<text x="{place(value):.1f}" y="{height - 6}" font-size="10" text-anchor="middle">{value:+.2f}</text>'
+        )
+    width = NAMES + BAR + 3 * MARGIN
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'font-family="system-ui,sans-serif" role="img">{"".join(drawn)}</svg>'
+    )
