@@ -1,12 +1,12 @@
-"""Other answers the model had in mind, and how likely each of them stays when the picture is looked at again."""
+"""Other answers the model had in mind, and the one it prefers when the picture is looked at again."""
 
 import torch
 from PIL import Image
 
-from popen.lvlm.inference import Draft, ReadAnswers, continue_answers, forced_drafts, read_answers
-from popen.lvlm.shifted_views import WORDS, shifted_views
-from popen.objectives.scores import per_token_logps
-from popen.preference.answers import preferred_answer
+from popen.lvlm.answer_likelihood import answer_logits, view_logps
+from popen.lvlm.erased_views import nothing_left
+from popen.lvlm.inference import Draft, continue_answers, forced_drafts, read_answers
+from popen.preference.answers import answer_scores, preferred_answer
 from popen.preference.sampling import BranchPoint, branch_points
 
 
@@ -32,7 +32,7 @@ def answer_hypotheses(
     answers = [draft.decoded.text for draft in drafts]
     points: list[list[tuple[tuple[int, ...], BranchPoint]]] = [[] for _ in answers]
     for batch in read_answers(model, processor, images, questions, answers, batch_size):
-        logits = _answer_logits(model, batch)
+        logits = answer_logits(model, batch)
         for number, index in enumerate(batch.order):
             own = batch.inputs["token_sequence"] == number
             ids = batch.inputs["token_labels"][own]
@@ -54,37 +54,19 @@ def answer_hypotheses(
     return found
 
 
-@torch.no_grad()
-def view_logps(
+def scored_answers(
     model,
     processor,
     images: list[Image.Image],
     questions: list[str],
     answers: list[list[str]],
     views: int,
-    batch_size: int = 16,
+    batch_size: int = 32,
 ) -> list[torch.Tensor]:
-    """Per question log p of its answers under the picture and under shifted views of it, (K, 1 + views)."""
-    owner = [i for i, own in enumerate(answers) for _ in own]
-    flat_questions, flat_answers = [questions[i] for i in owner], [answer for own in answers for answer in own]
-    seen = {id(image): [image, *shifted_views(processor, image, views, WORDS)] for image in images}
-    logps = torch.zeros(len(owner), 1 + views)
-    for k in range(1 + views):
-        view = [seen[id(images[i])][k] for i in owner]
-        for batch in read_answers(model, processor, view, flat_questions, flat_answers, batch_size):
-            logps[batch.order, k] = _answer_logps(model, batch).cpu()
-    return list(logps.split([len(own) for own in answers]))
-
-
-def _answer_logps(model, batch: ReadAnswers) -> torch.Tensor:
-    """log p of each answer of a batch, (n,)."""
-    logps = per_token_logps(_answer_logits(model, batch), batch.inputs["token_labels"]).float()
-    return torch.zeros(len(batch.order), device=logps.device).index_add(0, batch.inputs["token_sequence"], logps)
-
-
-def _answer_logits(model, batch: ReadAnswers) -> torch.Tensor:
-    """What predicts each token of a batch's answers, (N, V)."""
-    return model.get_output_embeddings()(batch.hidden[batch.inputs["token_row"], batch.inputs["token_predictor"]])
+    """Per question `popen.preference.answers.answer_scores` of its answers, (K,)."""
+    logps = view_logps(model, processor, images, questions, answers, views, batch_size)
+    left = nothing_left(model, processor, images, questions, answers, batch_size=batch_size)
+    return [answer_scores(own, other) for own, other in zip(logps, left, strict=True)]
 
 
 def preferred_drafts(
@@ -97,7 +79,7 @@ def preferred_drafts(
     batch_size: int = 32,
     **settings,
 ) -> list[Draft]:
-    """Of each draft and up to `count` other answers the one that is likeliest over shifted views of the picture.
+    """Of each draft and up to `count` other answers the preferred one, by shifted views and by what is left to name.
 
     Where the model's configuration has no `answer_margin`, every draft stays as it is.
     """
@@ -108,8 +90,8 @@ def preferred_drafts(
     doubtful = [i for i, own in enumerate(answers) if len(own) > 1]
     asked = [[column[i] for i in doubtful] for column in (images, questions, answers)]
     best = {
-        index: preferred_answer(logps, margin)
-        for index, logps in zip(doubtful, view_logps(model, processor, *asked, views), strict=True)
+        index: preferred_answer(scores, margin)
+        for index, scores in zip(doubtful, scored_answers(model, processor, *asked, views, batch_size), strict=True)
     }
     changed = [i for i, k in best.items() if k > 0]
     asked = [[images[i] for i in changed], [questions[i] for i in changed], [answers[i][best[i]] for i in changed]]

@@ -5,7 +5,7 @@ import math
 import torch
 
 from popen.data.schema import Sample
-from popen.lvlm.answer_hypotheses import answer_hypotheses, view_logps
+from popen.lvlm.answer_hypotheses import answer_hypotheses, scored_answers
 from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
 from popen.lvlm.inference import Draft, forced_drafts, generate_drafts, restored_masks
 from popen.lvlm.shifted_views import view_mean_logits
@@ -80,8 +80,8 @@ def best_answer_margin(model, processor, samples: list[Sample], count: int, view
     answers = answer_hypotheses(model, processor, images, questions, drafts, count, batch_size=batch_size)
     doubtful = [i for i, own in enumerate(answers) if len(own) > 1]
     images, questions, answers = ([column[i] for i in doubtful] for column in (images, questions, answers))
-    logps = view_logps(model, processor, images, questions, answers, views)
-    return best_margin(logps, _answer_qualities(model, processor, [asked[i] for i in doubtful], answers), MARGINS)
+    scores = scored_answers(model, processor, images, questions, answers, views, batch_size)
+    return best_margin(scores, _answer_qualities(model, processor, [asked[i] for i in doubtful], answers), MARGINS)
 
 
 def _answer_qualities(model, processor, asked: list[tuple], answers: list[list[str]]) -> list[torch.Tensor]:

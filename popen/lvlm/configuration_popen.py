@@ -38,8 +38,8 @@ class PopenConfig(PreTrainedConfig):
             attention, which is calibrated with the threshold.
         ensemble_views: shifted views of the picture that the ensemble looks at beside the picture itself, >= 0; each
             runs the vision side again, and the language model for the answers it is unsure of.
-        answer_margin: nats by which another answer must be likelier than the model's own, on average over the picture
-            and its shifted views, for the ensemble to give it, >= 0; calibrated on held-out pictures, None gives none.
+        answer_margin: nats by which another answer must score better than the model's own for the ensemble to give it,
+            >= 0; scores are those of `popen.preference.answers`. Calibrated on held-out pictures, None gives none.
         embedding_std: per-scale spread of segmentation embeddings over training data; scales embedding noise.
     """
 

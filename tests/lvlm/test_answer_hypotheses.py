@@ -2,15 +2,13 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from popen.lvlm.answer_hypotheses import answer_hypotheses, preferred_drafts, view_logps
+from popen.lvlm.answer_hypotheses import answer_hypotheses, preferred_drafts, scored_answers
+from popen.lvlm.answer_likelihood import view_logps
+from popen.lvlm.erased_views import nothing_left
 from popen.lvlm.inference import continue_answers, forced_drafts, generate_drafts
-from popen.lvlm.packing import question_branches, stack_rows
-from popen.preference.sampling import shifted
 
 
 @pytest.fixture(scope="module")
@@ -66,33 +64,19 @@ def test_an_answer_without_an_end_is_none(taught, unsure):
     assert continue_answers(model, processor, images[:1], questions[:1], [()], max_new_tokens=1) == [None]
 
 
-def test_log_probabilities_of_views_by_hand(taught, unsure):
-    """Each number again, from one answer about one view at a time."""
-    model, processor = taught
-    images, questions, drafts = unsure
-    answers = answer_hypotheses(model, processor, images, questions, drafts, 2, 1e-3)
-    logps = view_logps(model, processor, images, questions, answers, views=2)
-    for image, question, own, found in zip(images, questions, answers, logps, strict=True):
-        pixels = np.asarray(image.convert("RGB"))
-        views = [image, *(Image.fromarray(shifted(pixels, right, 0)) for right in (6, -6))]  # a token is 12 wide
-        for k, answer in enumerate(own):
-            batch = stack_rows([question_branches(processor, [(question, answer)], "x")], 0)
-            inputs = {name: v for name, v in batch.items() if name not in ("token_sequence", "sequence_row")}
-            for v, view in enumerate(views):
-                with torch.no_grad():
-                    output = model(**inputs, pixel_values=processor.pixel_values([processor.place(view)[0]]))
-                assert float(found[k, v]) == pytest.approx(float(output.logps.sum()), abs=1e-3)
-
-
-def test_the_likeliest_over_views_is_given(taught, unsure):
-    """Where another answer is likelier on average its draft is taken, words, embeddings and all."""
+def test_the_best_score_is_given(taught, unsure):
+    """Where another answer scores better its draft is taken, words, embeddings and all."""
     model, processor = copy.deepcopy(taught[0]), taught[1]
     images, questions, drafts = unsure
     model.config.answer_margin, model.config.ensemble_views = 0.0, 2
     chosen = preferred_drafts(model, processor, images, questions, drafts, 3, least=1e-4)
     answers = answer_hypotheses(model, processor, images, questions, drafts, 3, 1e-4)
+    scores = scored_answers(model, processor, images, questions, answers, 2)
     logps = view_logps(model, processor, images, questions, answers, 2)
-    best = [own[int(found.mean(1).argmax())] for own, found in zip(answers, logps, strict=True)]
+    left = nothing_left(model, processor, images, questions, answers)
+    for found, views, other in zip(scores, logps, left, strict=True):
+        torch.testing.assert_close(found, views.double().mean(1) + other.double())
+    best = [own[int(found.argmax())] for own, found in zip(answers, scores, strict=True)]
     assert [d.decoded.text for d in chosen] == best
     moved = [i for i, (a, b) in enumerate(zip(chosen, drafts, strict=True)) if a is not b]
     assert moved, "no answer changed"

@@ -135,18 +135,18 @@ def test_the_margin_of_answers_is_the_best_of_those_tried(monkeypatch, taught, s
     model, processor = taught
     seen = []
 
-    def noted(logps, qualities, margins):
-        seen.append((logps, qualities))
-        return best_margin(logps, qualities, margins)
+    def noted(scores, qualities, margins):
+        seen.append((scores, qualities))
+        return best_margin(scores, qualities, margins)
 
     monkeypatch.setattr(calibration, "best_margin", noted)
     found = calibration.best_answer_margin(model, processor, samples[2:], 3, 1)
-    ((logps, qualities),) = seen
-    assert logps and all(own.shape == (len(q), 2) and len(q) > 1 for own, q in zip(logps, qualities, strict=True))
+    ((scores, qualities),) = seen
+    assert scores and all(own.shape == q.shape and len(q) > 1 for own, q in zip(scores, qualities, strict=True))
     assert all(0 <= value <= 1 for q in qualities for value in q.tolist())
 
     def quality(margin):
-        return sum(float(q[preferred_answer(own, margin)]) for own, q in zip(logps, qualities, strict=True))
+        return sum(float(q[preferred_answer(own, margin)]) for own, q in zip(scores, qualities, strict=True))
 
     assert quality(found) == max(quality(margin) for margin in calibration.MARGINS)
 

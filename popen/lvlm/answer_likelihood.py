@@ -1,0 +1,41 @@
+"""How likely given answers are, of a picture and of shifted views of it."""
+
+import torch
+from PIL import Image
+
+from popen.lvlm.inference import ReadAnswers, read_answers
+from popen.lvlm.shifted_views import WORDS, shifted_views
+from popen.objectives.scores import per_token_logps
+
+
+@torch.no_grad()
+def view_logps(
+    model,
+    processor,
+    images: list[Image.Image],
+    questions: list[str],
+    answers: list[list[str]],
+    views: int,
+    batch_size: int = 32,
+) -> list[torch.Tensor]:
+    """Per question log p of its answers under the picture and under shifted views of it, (K, 1 + views)."""
+    owner = [i for i, own in enumerate(answers) for _ in own]
+    flat_questions, flat_answers = [questions[i] for i in owner], [answer for own in answers for answer in own]
+    seen = {id(image): [image, *shifted_views(processor, image, views, WORDS)] for image in images}
+    logps = torch.zeros(len(owner), 1 + views)
+    for k in range(1 + views):
+        view = [seen[id(images[i])][k] for i in owner]
+        for batch in read_answers(model, processor, view, flat_questions, flat_answers, batch_size):
+            logps[batch.order, k] = answer_logps(model, batch).cpu()
+    return list(logps.split([len(own) for own in answers]))
+
+
+def answer_logps(model, batch: ReadAnswers) -> torch.Tensor:
+    """log p of each answer of a batch of `read_answers`, (n,)."""
+    logps = per_token_logps(answer_logits(model, batch), batch.inputs["token_labels"]).float()
+    return torch.zeros(len(batch.order), device=logps.device).index_add(0, batch.inputs["token_sequence"], logps)
+
+
+def answer_logits(model, batch: ReadAnswers) -> torch.Tensor:
+    """What predicts each token of a batch's answers, (N, V)."""
+    return model.get_output_embeddings()(batch.hidden[batch.inputs["token_row"], batch.inputs["token_predictor"]])
