@@ -18,7 +18,7 @@ def answer_hypotheses(
     questions: list[str],
     drafts: list[Draft],
     count: int,
-    least: float = 0.05,
+    least: float = 0.02,
     max_new_tokens: int = 96,
     batch_size: int = 32,
 ) -> list[list[str]]:
