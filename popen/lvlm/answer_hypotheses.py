@@ -63,10 +63,30 @@ def scored_answers(
     views: int,
     batch_size: int = 32,
 ) -> list[torch.Tensor]:
-    """Per question `popen.preference.answers.answer_scores` of its answers, (K,)."""
+    """Per question `popen.preference.answers.answer_scores` of its answers, (K,); −∞ where one can no longer win.
+
+    A second question only lowers a score, so it is put to the own answer, to the likeliest other one and then to those
+    that are likelier over views than that one's score: whatever the own answer's head start, the best is among them.
+    """
     logps = view_logps(model, processor, images, questions, answers, views, batch_size)
-    left = nothing_left(model, processor, images, questions, answers, batch_size=batch_size)
-    return [answer_scores(own, other) for own, other in zip(logps, left, strict=True)]
+    means = [own.double().mean(1) for own in logps]
+    scores = [torch.full_like(own, -torch.inf) for own in means]
+
+    def ask(chosen: list[list[int]]) -> None:
+        asked = [[answers[i][k] for k in own] for i, own in enumerate(chosen)]
+        left = nothing_left(model, processor, images, questions, asked, batch_size=batch_size)
+        for i, own in enumerate(chosen):
+            scores[i][own] = answer_scores(logps[i][own], left[i]) if own else scores[i][own]
+
+    first = [[0, 1 + int(own[1:].argmax())] if len(own) > 1 else [0] for own in means]
+    ask(first)
+    ask(
+        [
+            [k for k in range(1, len(own)) if k not in asked and own[k] > scores[i][asked[-1]]]
+            for i, (own, asked) in enumerate(zip(means, first, strict=True))
+        ]
+    )
+    return scores
 
 
 def preferred_drafts(
