@@ -2,7 +2,7 @@
 
     python recipes/calibrate.py --model_name_or_path runs/popen --dataset runs/scenes --split calibration
 
-With `--ensemble K`, also the ensemble: how much likelier than the model's own another answer must be, how sharply the
+With `--ensemble K`, also the ensemble: how much better than the model's own another answer must score, how sharply the
 ensemble attends to the preferred hypotheses of a mask, and a threshold of its own.
 
 A minute on two cores for 200 pictures. Use a split that is neither trained on nor reported.
