@@ -19,6 +19,8 @@ from popen.errors import one_line_errors
 
 HARD_KINDS = ("relation", "reasoning", "multi")
 DRAWS = 2000
+LEARNT = ("rewards/accuracies", "rewards/margins", "seg/accuracies", "seg/margins")
+LAST_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,19 @@ def read_arm(folder: Path, split: str) -> tuple[Scores, dict]:
     found = [(read_runs(sorted(rate.glob(f"*/{split}.jsonl"))), float(rate.name)) for rate in rates]
     scores, rate = max(found, key=lambda pair: ratio(pair[0], "ciou"))
     count = int(scores.questions[0].sum())
-    return scores, {"learning_rate": rate, "rates": len(rates), "seeds": len(scores.union), "n": count}
+    trained = {"learning_rate": rate, "rates": len(rates), "seeds": len(scores.union), "n": count}
+    return scores, trained | learnt(folder / f"{rate:g}")
+
+
+def learnt(folder: Path) -> dict[str, float | None]:
+    """What the pairs looked like at the end of training: means over the last log lines of all seeds."""
+    states = [json.loads(file.read_text())["log_history"] for file in sorted(folder.glob("*/trainer_state.json"))]
+    lines = [line for history in states for line in [h for h in history if "text/loss" in h][-LAST_LINES:]]
+    found = {}
+    for name in LEARNT:
+        values = [float(line[name]) for line in lines if name in line]
+        found[name] = sum(values) / len(values) if values else None
+    return found
 
 
 def read_runs(files: list[Path]) -> Scores:
@@ -137,7 +151,15 @@ def tabulate(study: Path, split: str, control: str) -> dict:
 
 def markdown(table: dict) -> str:
     """One row per arm; points and percent."""
-    head = ["arm", "learning rate", "seeds", *(f"{n}, %" for n in RATIOS), "cIoU − control", "CHAIR_i − control"]
+    head = [
+        "arm",
+        "learning rate",
+        "seeds",
+        *(f"{n}, %" for n in RATIOS),
+        "cIoU − control",
+        "CHAIR_i − control",
+        *LEARNT,
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, row in table.items():
         cells = [name, f"{row['learning_rate']:g}", str(row["seeds"])]
@@ -145,6 +167,7 @@ def markdown(table: dict) -> str:
         for number in ("ciou", "chair_i"):
             low, high = row[number]["difference_95"]
             cells.append(f"{100 * row[number]['difference']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]")
+        cells += ["–" if row[name] is None else f"{row[name]:.2f}" for name in LEARNT]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -54,7 +54,7 @@ def main(args: CalibrationArguments) -> None:
         config.ensemble_views = args.views
         margin = best_answer_margin(model, processor, samples, args.ensemble, args.views)
         config.answer_margin = margin if math.isfinite(margin) else None
-        print(f"another answer must be {margin:g} nats likelier than the model's own")
+        print(f"another answer must score {margin:g} nats better than the model's own")
         config.ensemble_sharpness, config.ensemble_threshold, ciou = best_ensemble(
             model, processor, samples, drafts, args.ensemble, args.views
         )

@@ -162,7 +162,12 @@ def test_tables_by_hand(tmp_path):
 def test_of_several_rates_the_best_is_shown(tmp_path):
     write(tmp_path, "arm", 1e-5, 0, rows_of((5, 10, 0, 1)))
     write(tmp_path, "arm", 1e-4, 0, rows_of((6, 10, 0, 1)))
+    lines = [{"loss": 1.0}, *({"text/loss": 0.5, "seg/margins": str(value)} for value in (9, 1, 2, 3, 4, 5))]
+    (tmp_path / "arm" / "0.0001" / "0" / "trainer_state.json").write_text(json.dumps({"log_history": lines}))
     scores, trained = ablation_tables.read_arm(tmp_path / "arm", "test")
+    assert {name: trained.pop(name) for name in ablation_tables.LEARNT} == {
+        "rewards/accuracies": None, "rewards/margins": None, "seg/accuracies": None, "seg/margins": 3.0,
+    }  # fmt: skip
     assert trained == {"learning_rate": 1e-4, "rates": 2, "seeds": 1, "n": 1}
     assert ablation_tables.ratio(scores, "ciou") == 0.6
 
