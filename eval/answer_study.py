@@ -21,7 +21,7 @@ from popen.data.schema import Sample, load_split
 from popen.errors import one_line_errors
 from popen.lvlm.answer_hypotheses import answer_hypotheses
 from popen.lvlm.answer_likelihood import view_logps
-from popen.lvlm.erased_views import nothing_left
+from popen.lvlm.erased_views import denials, nothing_left
 from popen.lvlm.inference import forced_drafts, generate_drafts, restored_masks
 from popen.lvlm.loading import load_model
 from popen.preference.answers import preferred_answer
@@ -79,7 +79,8 @@ def candidates(model, processor, samples: list[Sample], vocabulary, views: int) 
     drafts = generate_drafts(model, processor, images, questions, batch_size=128)
     answers = answer_hypotheses(model, processor, images, questions, drafts, max(COUNTS))
     logps = view_logps(model, processor, images, questions, answers, views)
-    left = nothing_left(model, processor, images, questions, answers)
+    spoken = denials(model, processor, images, questions, batch_size=128)
+    left = nothing_left(model, processor, images, questions, answers, spoken)
     owner = [i for i, own in enumerate(answers) for _ in own]
     flat = [answer for own in answers for answer in own]
     forced = forced_drafts(model, processor, [images[i] for i in owner], [questions[i] for i in owner], flat)

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from popen.lvlm.answer_likelihood import answer_logits, view_logps
-from popen.lvlm.erased_views import nothing_left
+from popen.lvlm.erased_views import denials, nothing_left
 from popen.lvlm.inference import Draft, continue_answers, forced_drafts, read_answers
 from popen.preference.answers import answer_scores, preferred_answer
 from popen.preference.sampling import BranchPoint, branch_points
@@ -71,10 +71,11 @@ def scored_answers(
     logps = view_logps(model, processor, images, questions, answers, views, batch_size)
     means = [own.double().mean(1) for own in logps]
     scores = [torch.full_like(own, -torch.inf) for own in means]
+    spoken = denials(model, processor, images, questions, batch_size=batch_size)
 
     def ask(chosen: list[list[int]]) -> None:
         asked = [[answers[i][k] for k in own] for i, own in enumerate(chosen)]
-        left = nothing_left(model, processor, images, questions, asked, batch_size=batch_size)
+        left = nothing_left(model, processor, images, questions, asked, spoken, batch_size)
         for i, own in enumerate(chosen):
             scores[i][own] = answer_scores(logps[i][own], left[i]) if own else scores[i][own]
 

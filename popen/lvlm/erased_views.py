@@ -14,35 +14,60 @@ LEAST = 1e-4  # no probability is believed to be lower than this
 
 
 @torch.no_grad()
+def denials(
+    model,
+    processor,
+    images: list[Image.Image],
+    questions: list[str],
+    max_new_tokens: int = 96,
+    batch_size: int = 32,
+) -> list[str | None]:
+    """Per question how the model says that there is nothing: its answer about a picture from which all is erased.
+
+    None where it names something even there, as it may where every picture it has seen had an answer.
+    """
+    blank: dict[int, Image.Image] = {}
+    for image in images:
+        if id(image) not in blank:
+            pixels = np.asarray(image.convert("RGB"))
+            blank[id(image)] = Image.fromarray(erased(pixels, np.ones(pixels.shape[:2], bool), seed=0))
+    drafts = generate_drafts(
+        model, processor, [blank[id(image)] for image in images], questions, max_new_tokens, batch_size
+    )
+    return [draft.decoded.text if not draft.decoded.phrases else None for draft in drafts]
+
+
+@torch.no_grad()
 def nothing_left(
     model,
     processor,
     images: list[Image.Image],
     questions: list[str],
     answers: list[list[str]],
-    max_new_tokens: int = 96,
+    spoken: list[str | None],
     batch_size: int = 32,
 ) -> list[torch.Tensor]:
-    """Per question, for each of its answers log p(nothing is left | picture without the answer's things), (K,) (ours).
+    """Per question, for each of its answers log p(denial | picture without the answer's things), (K,) (ours).
 
-    An answer's masks are erased from the picture and the question is asked again. Where the model then denies, in
-    words of probability p, this is log p; where it names something with probability p, log(1 − p). Who asks for every
-    red thing and got two of three is told of the third; where the answer is wrong, the right one is still there.
+    An answer's masks are erased from the picture and the question is asked again. Who asks for every red thing and got
+    two of three is told of the third; where the answer is wrong, the right one is still there. 0 where the model knows
+    no denial.
+
+    Args:
+        spoken: of `denials`, one per question.
     """
-    owner = [i for i, own in enumerate(answers) for _ in own]
-    flat = [answer for own in answers for answer in own]
-    asked = [questions[i] for i in owner]
-    drafts = forced_drafts(model, processor, [images[i] for i in owner], asked, flat, batch_size)
+    flat = [(i, k) for i, own in enumerate(answers) if spoken[i] is not None for k in range(len(own))]
+    asked = [questions[i] for i, _ in flat]
+    given = [answers[i][k] for i, k in flat]
+    drafts = forced_drafts(model, processor, [images[i] for i, _ in flat], asked, given, batch_size)
     views = []
-    for index, logits in zip(owner, restored_masks(model, drafts), strict=True):
+    for (index, _), logits in zip(flat, restored_masks(model, drafts), strict=True):
         pixels = np.asarray(images[index].convert("RGB"))
         mask = (logits > model.config.mask_threshold).cpu().numpy().reshape(-1, *pixels.shape[:2]).any(0)
         views.append(Image.fromarray(erased(pixels, mask, seed=0)))
-    again = generate_drafts(model, processor, views, asked, max_new_tokens, batch_size)
-    spoken = [draft.decoded.text for draft in again]
-    found = torch.zeros(len(flat))
-    for batch in read_answers(model, processor, views, asked, spoken, batch_size):
-        for index, logp in zip(batch.order, answer_logps(model, batch).tolist(), strict=True):
-            denied = len(again[index].decoded.phrases) == 0
-            found[index] = math.log(max(LEAST, math.exp(logp) if denied else 1 - math.exp(logp)))
-    return list(found.split([len(own) for own in answers]))
+    found = [torch.zeros(len(own)) for own in answers]
+    for batch in read_answers(model, processor, views, asked, [spoken[i] for i, _ in flat], batch_size):
+        for number, logp in zip(batch.order, answer_logps(model, batch).tolist(), strict=True):
+            index, answer = flat[number]
+            found[index][answer] = max(logp, math.log(LEAST))
+    return found

@@ -9,7 +9,7 @@ import torch
 def answer_scores(logps_KV: torch.Tensor, left_K: torch.Tensor) -> torch.Tensor:
     """Scores of one question's K answers (ours; a product of experts over views, times a second question).
 
-    s_k = 1/V · Σ_v log p(answer_k | view_v) + log p(nothing left | picture without the things of answer_k)
+    s_k = 1/V · Σ_v log p(answer_k | view_v) + log p(there is nothing | picture without the things of answer_k)
 
     Args:
         logps_KV: log-probabilities under V >= 1 views of the picture. left_K: those of the second term.

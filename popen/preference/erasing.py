@@ -13,7 +13,8 @@ def erased(picture_HWC: np.ndarray, mask_HW: np.ndarray, seed: int) -> np.ndarra
     absolute deviation per channel, so that other things in the ring do not count.
 
     Args:
-        picture_HWC: uint8 (H, W, 3). mask_HW: bool; an empty one changes nothing. seed: of the noise.
+        picture_HWC: uint8 (H, W, 3). mask_HW: bool; an empty one changes nothing, where it leaves nothing around it
+            the whole picture's median and spread are taken. seed: of the noise.
     Returns:
         uint8 (H, W, 3).
     Raises:
@@ -26,9 +27,7 @@ def erased(picture_HWC: np.ndarray, mask_HW: np.ndarray, seed: int) -> np.ndarra
     side = max(mask_HW.shape)
     grown = binary_dilation(mask_HW, iterations=max(round(GROWN * side), 1))
     ring = binary_dilation(grown, iterations=max(round(RING * side), 1)) & ~grown
-    around = picture_HWC[ring if ring.any() else ~mask_HW].astype(np.float64)
-    if len(around) == 0:  # the mask is the whole picture
-        around = np.full((1, 3), 127.5)
+    around = (picture_HWC[ring] if ring.any() else picture_HWC.reshape(-1, 3)).astype(np.float64)
     middle = np.median(around, 0)
     spread = 1.4826 * np.median(np.abs(around - middle), 0)
     noise = np.random.default_rng(seed).standard_normal((int(grown.sum()), 3))

@@ -7,7 +7,7 @@ import torch
 
 from popen.lvlm.answer_hypotheses import answer_hypotheses, preferred_drafts, scored_answers
 from popen.lvlm.answer_likelihood import view_logps
-from popen.lvlm.erased_views import nothing_left
+from popen.lvlm.erased_views import denials, nothing_left
 from popen.lvlm.inference import continue_answers, forced_drafts, generate_drafts
 from popen.preference.answers import answer_scores
 
@@ -74,7 +74,8 @@ def test_the_best_score_is_given(taught, unsure):
     answers = answer_hypotheses(model, processor, images, questions, drafts, 3, 1e-4)
     scores = scored_answers(model, processor, images, questions, answers, 2)
     logps = view_logps(model, processor, images, questions, answers, 2)
-    left = nothing_left(model, processor, images, questions, answers)
+    spoken = denials(model, processor, images, questions)
+    left = nothing_left(model, processor, images, questions, answers, spoken)
     full = [answer_scores(own, other) for own, other in zip(logps, left, strict=True)]
     asked = 0
     for found, whole in zip(scores, full, strict=True):
