@@ -78,9 +78,14 @@ def learnt(folder: Path) -> dict[str, float | None]:
 def read_runs(files: list[Path]) -> Scores:
     """The sums of one arm at one learning rate, a file per seed."""
     seeds = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
-    pictures = sorted({row["picture"] for row in seeds[0]})
-    if any({row["picture"] for row in rows} != set(pictures) for rows in seeds):
+    if len({frozenset(row["picture"] for row in rows) for rows in seeds}) > 1:
         raise DataError(f"{files[0]}: other seeds were scored on other pictures; delete their files and score again")
+    return sums_of(seeds)
+
+
+def sums_of(seeds: list[list[dict]]) -> Scores:
+    """The sums of an arm from its rows, a list per seed about the same pictures."""
+    pictures = sorted({row["picture"] for row in seeds[0]})
     number = {picture: i for i, picture in enumerate(pictures)}
     sums = {name: np.zeros((len(seeds), len(pictures))) for name in Scores.__dataclass_fields__}
     for s, rows in enumerate(seeds):
