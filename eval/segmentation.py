@@ -6,7 +6,7 @@
 adds the preference ensemble, `--controls` the ensemble that keeps the single pass's answers, the one over
 noise-rectangle views, the uniform mean, shifted views alone and flip augmentation. `--calibration-split` finds
 the mask threshold of each arm there; without it they are the configuration's. Writes `rows.jsonl` (a line per
-question) and `summary.json`. About two minutes for 1,000 scenes on two cores, five times that with the ensemble.
+question) and `summary.json`. About a minute for 1,000 scenes on two cores, ten times that with the ensemble.
 """
 
 import argparse
