@@ -61,7 +61,6 @@ def test_a_study_from_start_to_end(taught, samples, tmp_path, monkeypatch, capsy
     targets = sum(len(q.masks) for s in samples[:2] for q in s.questions)
     assert {own["targets"] for own in report["masks"].values()} == {targets} and set(report["masks"]) == set(SAMPLERS)
     assert len({own["clean"] for own in report["masks"].values()}) == 1
-    assert all(own["best_minus_clean"] > -0.05 for own in report["masks"].values())
     answers = report["answers"]["temperature 1.5"]
     assert answers["questions"] == sum(len(s.questions) for s in samples[:2])
     assert answers["exact_any"] >= answers["exact_greedy"]
