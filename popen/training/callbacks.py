@@ -1,5 +1,6 @@
 """What both trainers share: part-losses in the log, a stop at the first non-finite loss, whole checkpoints."""
 
+import gc
 import os
 import shutil
 from collections import defaultdict
@@ -138,6 +139,11 @@ def finish(trainer: PartLossTrainer) -> None:
     if trainer.is_world_process_zero():
         trainer.processor.save_pretrained(trainer.args.output_dir)
     trainer.save_state()
+    # a wrapped model keeps the process group's threads alive; one that is still there at exit aborts the process
+    trainer.accelerator.wait_for_everyone()
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    gc.collect()
     trainer.end()
 
 
