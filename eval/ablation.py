@@ -51,6 +51,7 @@ class AblationArguments:
     calibration_split: str = field(default="calibration", metadata={"help": "Split of the mask thresholds."})
     tuning_split: str = field(default="dev", metadata={"help": "Split that learning rates are chosen on."})
     test_split: str | None = field(default=None, metadata={"help": "Split of the final table; opened once."})
+    tuning_rows: int | None = field(default=None, metadata={"help": "At most this many pictures of the tuning split."})
     max_rows: int | None = field(default=None, metadata={"help": "At most this many pictures of a scored split."})
 
     def __post_init__(self):
@@ -110,7 +111,8 @@ def evaluate(args: AblationArguments, folder: Path, split: str) -> list[dict]:
         model, processor, parts(held_out, min(200, len(held_out)), "calibration"), single
     )
     rows = load_split(args.scored, split)
-    count = len(rows) if args.max_rows is None else min(args.max_rows, len(rows))
+    most = [len(rows), args.max_rows, args.tuning_rows if split == args.tuning_split else None]
+    count = min(limit for limit in most if limit is not None)
     vocabulary = name_pattern({name for names in rows["objects"][:] for name in names})
     found = []
     for samples in parts(rows, count, split):

@@ -77,7 +77,8 @@ def scored_answers(
         asked = [[answers[i][k] for k in own] for i, own in enumerate(chosen)]
         left = nothing_left(model, processor, images, questions, asked, spoken, batch_size)
         for i, own in enumerate(chosen):
-            scores[i][own] = answer_scores(logps[i][own], left[i]) if own else scores[i][own]
+            if own:
+                scores[i][own] = answer_scores(logps[i][own], left[i])
 
     first = [[0, 1 + int(own[1:].argmax())] if len(own) > 1 else [0] for own in means]
     ask(first)

@@ -83,7 +83,7 @@ def test_gaps_by_hand():
 def study(root, out, **options):
     settings = {
         "arms": ["continued_sft", "text_sigmoid"], "seeds": [0, 1], "learning_rates": [1e-5, 1e-3], "max_steps": 1,
-        "batch_size": 2, "test_split": "test",
+        "batch_size": 2, "test_split": "test", "tuning_rows": 1,
     }  # fmt: skip
     return ablation.AblationArguments(
         model_name_or_path=str(root / "model"), preferences=str(root / "mined"), dataset=str(root / "data"),
@@ -101,8 +101,10 @@ def done(root, tmp_path_factory):
 def test_every_rate_is_tuned_and_every_seed_is_tested(done, samples):
     for arm in ("continued_sft", "text_sigmoid"):
         assert {f.parent.parent.name for f in done.glob(f"{arm}/*/0/dev.jsonl")} == {"1e-05", "0.001"}
-        tested = list(done.glob(f"{arm}/*/*/test.jsonl"))
+        tested = sorted(done.glob(f"{arm}/*/*/test.jsonl"))
         assert len({f.parent.parent for f in tested}) == 1 and {f.parent.name for f in tested} == {"0", "1"}
+    tuned = [json.loads(line) for line in (tested[0].parent / "dev.jsonl").read_text().splitlines()]
+    assert len({row["picture"] for row in tuned}) == 1  # tuning_rows
     rows = [json.loads(line) for line in tested[0].read_text().splitlines()]
     assert [row["id"] for row in rows] == [q.id for s in samples[:2] for q in s.questions]
     assert {row["arm"] for row in rows} == {"text_sigmoid"} and {"counts", "exact", "named"} <= rows[0].keys()
