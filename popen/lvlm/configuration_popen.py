@@ -13,8 +13,11 @@ class PopenConfig(PreTrainedConfig):
 
     Args:
         backbone_config: any configuration that `AutoModelForImageTextToText` knows.
-        pixel_config: a configuration `AutoBackbone` knows, coarse-to-fine features for the mask decoder;
-            None reads the backbone's own vision tower at `pixel_layers` (PixelLM's way, no extra model).
+        pixel_config: an encoder beside the vision tower for the mask decoder's features: a configuration
+            `AutoBackbone` knows, SAM's `SamVisionConfig`, or `OpenClipVisionConfig`; None reads the backbone's own
+            vision tower at `pixel_layers` (PixelLM's way, no extra model).
+        pixel_size: side in pixels that this encoder takes; None for the canvas as it is.
+        pixel_affine: [scale, shift] per channel from the backbone's normalised pixels to the encoder's; None for none.
         pixel_layers: hidden-state indices of the vision tower, deep first; its length is the number of scales.
         pixel_fusion: adds the pixel encoder's features to the picture tokens that the language model reads; for models
             that learn to see from nothing, where the mask losses shape those features long before words can.
@@ -53,6 +56,8 @@ class PopenConfig(PreTrainedConfig):
     backbone_config: dict | PreTrainedConfig | None = None
     pixel_config: dict | PreTrainedConfig | None = None
     pixel_layers: list[int] | None = None
+    pixel_size: int | None = None
+    pixel_affine: list[list[float]] | None = None
     pixel_fusion: bool = False
     image_size: int = 336
     seg_token_ids: list[int] | None = None
@@ -92,7 +97,9 @@ class PopenConfig(PreTrainedConfig):
                 f"seg_token_ids holds {len(self.seg_token_ids)} ids; tokens_per_scale x scales asks for {expected}"
             )
         if self.pixel_config is None and self.pixel_layers is None:
-            self.pixel_layers = [-2, -(1 + self.backbone_config.vision_config.num_hidden_layers // 2)][: self.scales]
+            vision = self.backbone_config.vision_config
+            depth = getattr(vision, "num_hidden_layers", None) or vision.depth  # Qwen's name for it
+            self.pixel_layers = [-2, -(1 + depth // 2)][: self.scales]
 
     def get_text_config(self, *args, **kwargs):
         """The language model's configuration; generation, PEFT and TRL read sizes from it."""

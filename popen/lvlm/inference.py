@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from transformers import LogitsProcessorList
-from transformers.utils import ModelOutput
 
 from popen.lvlm.canvas import Canvas
 from popen.lvlm.modeling_popen import EncodedPictures, PopenForReasoningSegmentation
@@ -144,9 +143,7 @@ def read_answers(model, processor, images, questions, answers, batch_size: int) 
         batch = groups[start : start + batch_size]
         firsts = [group[0] for group in batch]
         pictures, canvases, picture = _encode_unique(model, processor, [images[i] for i in firsts], firsts)
-        pictures = EncodedPictures(
-            [pictures.language[i] for i in picture], tuple(level[picture] for level in pictures.features)
-        )
+        pictures = pictures.of_rows(picture)
         rows = [question_branches(processor, [(questions[i], answers[i]) for i in g], f"row {g[0]}") for g in batch]
         inputs = {k: v.to(model.device) for k, v in stack_rows(rows, processor.tokenizer.pad_token_id).items()}
         hidden, _ = model.read(inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], pictures)
@@ -226,6 +223,7 @@ def _generate(model, processor, batch, pictures, row_picture, max_new_tokens, se
     pad = processor.tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in batch], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=model.device)
+    family, shown = model.family, pictures.of_rows(row_picture)
     states: list[torch.Tensor] = []
     # The head's input at each step is the state that predicts the next token: all that the codebook needs.
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: states.append(inputs[0][:, -1]))
@@ -233,7 +231,8 @@ def _generate(model, processor, batch, pictures, row_picture, max_new_tokens, se
         output = model.backbone.generate(
             input_ids=ids,
             attention_mask=mask,
-            mm_encoder_outputs={"image": ModelOutput(pooler_output=[pictures.language[i] for i in row_picture])},
+            mm_encoder_outputs={"image": family.for_language(shown.language, shown.deep)},
+            **family.generation_inputs(ids, model.config.backbone_config, model.config.image_size),
             max_new_tokens=max_new_tokens,
             pad_token_id=pad,
             eos_token_id=processor.tokenizer.eos_token_id,

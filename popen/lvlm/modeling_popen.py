@@ -10,6 +10,7 @@ from transformers.utils import ModelOutput
 
 from popen.lvlm.codebook import Codebook
 from popen.lvlm.configuration_popen import PopenConfig
+from popen.lvlm.families import family_of
 from popen.lvlm.mask_decoder import MaskDecoder
 from popen.lvlm.pixel_encoder import PixelEncoder, PixelFusion
 from popen.lvlm.preference_head import PreferenceHead
@@ -19,10 +20,17 @@ from popen.objectives.scores import per_token_logps
 
 @dataclass(frozen=True)
 class EncodedPictures:
-    """Pictures seen once: what the language model reads and what the mask decoder reads (coarse map first)."""
+    """Pictures seen once: what the language model reads, at its first and at early layers (`deep`), and what the mask
+    decoder reads (coarse map first)."""
 
     language: list[torch.Tensor]
     features: tuple[torch.Tensor, ...]
+    deep: tuple[list[torch.Tensor], ...] = ()
+
+    def of_rows(self, picture: list[int]) -> "EncodedPictures":
+        """One entry per row, where `picture` says which picture each row is about."""
+        deep = tuple([layer[i] for i in picture] for layer in self.deep)
+        return EncodedPictures([self.language[i] for i in picture], tuple(f[picture] for f in self.features), deep)
 
 
 @dataclass
@@ -65,6 +73,12 @@ class PopenForReasoningSegmentation(PreTrainedModel):
 
     def __init__(self, config: PopenConfig):
         super().__init__(config)
+        self.family = family_of(config.backbone_config.model_type)
+        problem = self.family.misfit(config.backbone_config, config.image_size)
+        if problem is None and not self.family.square_tokens and (config.pixel_fusion or config.look_weight):
+            problem = "its picture tokens are no plain grid; set pixel_fusion: false and look_weight: 0"
+        if problem is not None:
+            raise ValueError(f"backbone {config.backbone_config.model_type!r}: {problem}")
         self.backbone = AutoModelForImageTextToText.from_config(config.backbone_config)
         hidden_size = config.get_text_config().hidden_size
         self.codebook = Codebook(hidden_size, config.decoder_dim, config.scales, config.tokens_per_scale)
@@ -96,17 +110,18 @@ class PopenForReasoningSegmentation(PreTrainedModel):
     def freeze_vision(self) -> None:
         """Leaves only the language model and the codebook to be trained: what sees and what draws stays as it is."""
         for name, parameter in self.named_parameters():
-            if "language_model" not in name and not name.startswith(("codebook.", "backbone.lm_head")):
+            if self.family.language_model not in name and not name.startswith(("codebook.", "backbone.lm_head")):
                 parameter.requires_grad_(False)
 
     def encode_pictures(self, pixel_values: torch.Tensor) -> EncodedPictures:
-        """Runs the vision tower and the pixel encoder once on pictures (B, 3, S, S)."""
-        tower = self.backbone.model.get_image_features(pixel_values, output_hidden_states=True, return_dict=True)
-        features = self.pixel_encoder(pixel_values, tower.hidden_states)
-        language = list(tower.pooler_output)
+        """Runs the vision tower and the pixel encoder once on the processor's pixels of B pictures."""
+        seen = self.family.see(self.backbone, pixel_values, self.config.image_size, self.pixel_encoder.layers)
+        pictures = self.family.pictures(pixel_values, self.config.backbone_config)
+        features = self.pixel_encoder(pictures, seen.maps)
+        language = seen.language
         if self.pixel_fusion is not None:
             language = self.pixel_fusion(language, features)
-        return EncodedPictures(language, features)
+        return EncodedPictures(language, features, seen.deep)
 
     def decode_masks(
         self, features: tuple[torch.Tensor, ...], picture_T: torch.Tensor, embeddings_TLD: torch.Tensor
@@ -132,9 +147,9 @@ class PopenForReasoningSegmentation(PreTrainedModel):
             attention_mask = torch.zeros_like(attention_mask, dtype=self.dtype).masked_fill(~attention_mask, blocked)
         output = self.backbone.model(
             input_ids=input_ids,
-            position_ids=position_ids,
+            position_ids=self.family.positions(position_ids, input_ids, self.config.backbone_config),
             attention_mask=attention_mask,
-            mm_encoder_outputs={"image": ModelOutput(pooler_output=pictures.language)},
+            mm_encoder_outputs={"image": self.family.for_language(pictures.language, pictures.deep)},
             use_cache=False,
             output_attentions=look,
         )
@@ -168,7 +183,7 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         fine-tuning: picture tokens name the targets, and the words of a target's phrase alone ask for its mask.
 
         Args:
-            input_ids, position_ids: (B, S). attention_mask: (B, 1, S, S) bool. pixel_values: (B, 3, side, side).
+            input_ids, position_ids: (B, S). attention_mask: (B, 1, S, S) bool. pixel_values: the processor's (B, …).
             token_row, token_predictor, token_labels: (N,) for completion tokens: the row, the column whose state
                 predicts it, and the token.
             target_row: (T,). target_predictor: (T, L·N) columns whose states predict the target's `[SEG…]` tokens.

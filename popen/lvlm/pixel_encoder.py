@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoBackbone
 
 from popen.lvlm.configuration_popen import PopenConfig
+from popen.lvlm.pixel_backbones import ONE_RESOLUTION, SamBackbone, pixel_backbone
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -30,39 +30,58 @@ class Neck(nn.Sequential):
 
 
 class PixelEncoder(nn.Module):
-    """Features (B, D, h·2^l, w·2^l) for level l = 0 … L−1, from an `AutoBackbone` or from the vision tower's depths.
+    """Features (B, D, h·2^l, w·2^l) for level l = 0 … L−1, from an encoder of its own or the vision tower's depths.
 
-    The vision tower has one resolution, so every level after the first is doubled by its neck; a backbone whose
-    finer stage already doubles the coarser one is used as it is.
+    Where the encoder has one resolution, every level after the first is doubled by its neck; a map of another size
+    than its level's is stretched to it.
     """
 
     def __init__(self, config: PopenConfig):
         super().__init__()
         if config.pixel_config is None:
-            self.backbone = None
-            self.layers = tuple(config.pixel_layers)
+            self.backbone, self.layers = None, tuple(config.pixel_layers)
             channels = [config.backbone_config.vision_config.hidden_size] * len(self.layers)
-            doublings = list(range(len(self.layers)))
         else:
-            self.backbone = AutoBackbone.from_config(config.pixel_config)
+            self.backbone, self.layers = pixel_backbone(config.pixel_config), ()
             channels = list(reversed(self.backbone.channels))
-            doublings = [0] * config.scales
-        if len(channels) != config.scales or max(doublings, default=0) > 1:
+        flat = self.backbone is None or isinstance(self.backbone, ONE_RESOLUTION)
+        if len(channels) != config.scales or (flat and config.scales > 2):
             raise ValueError(
                 f"scales={config.scales} does not fit the pixel encoder's {len(channels)} feature maps; "
                 "set scales to their number, or out_features of pixel_config"
             )
+        self.side = config.pixel_size
         self.necks = nn.ModuleList(
-            Neck(c, config.decoder_dim, double=bool(d)) for c, d in zip(channels, doublings, strict=True)
+            Neck(c, config.decoder_dim, double=flat and level > 0) for level, c in enumerate(channels)
+        )
+        self.affine = config.pixel_affine
+
+    def forward(self, pictures: torch.Tensor | None, tower_maps: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Pictures (B, 3, S, S), or the vision tower's maps (B, C, h, w) at `layers`, to L maps, coarse first."""
+        maps = (
+            tower_maps if self.backbone is None else tuple(reversed(self.backbone(self._own(pictures)).feature_maps))
+        )
+        levels = [neck(m) for neck, m in zip(self.necks, maps, strict=True)]
+        height, width = levels[0].shape[-2:]
+        sizes = [(height << level, width << level) for level in range(len(levels))]
+        return tuple(
+            m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear")
+            for m, size in zip(levels, sizes, strict=True)
         )
 
-    def forward(self, pixel_values: torch.Tensor, tower_states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Pictures (B, 3, S, S) and the vision tower's hidden states (B, 1+P, C) to L maps, coarse first."""
-        if self.backbone is not None:
-            maps = tuple(reversed(self.backbone(pixel_values).feature_maps))
-        else:
-            maps = tuple(_grid(tower_states[layer]) for layer in self.layers)
-        return tuple(neck(m) for neck, m in zip(self.necks, maps, strict=True))
+    def load_backbone(self, trained: nn.Module) -> None:
+        """Takes over a trained encoder's weights; SAM's vision model and transformers' backbones have the same names."""
+        target = self.backbone.sam if isinstance(self.backbone, SamBackbone) else self.backbone
+        target.load_state_dict(trained.state_dict())
+
+    def _own(self, pictures: torch.Tensor) -> torch.Tensor:
+        """The pictures at the encoder's own size and normalisation."""
+        if self.affine is not None:
+            scale, shift = (pictures.new_tensor(values)[:, None, None] for values in self.affine)
+            pictures = pictures * scale + shift
+        if self.side is not None and pictures.shape[-1] != self.side:
+            pictures = F.interpolate(pictures, (self.side, self.side), mode="bilinear", antialias=True)
+        return pictures
 
 
 class PixelFusion(nn.Module):
@@ -78,10 +97,3 @@ class PixelFusion(nn.Module):
         pooled = [F.adaptive_avg_pool2d(level, side) for level in features]
         added = self.project(torch.cat(pooled, 1).flatten(2).transpose(1, 2))
         return [own + more for own, more in zip(tokens, added, strict=True)]
-
-
-def _grid(states_BPC: torch.Tensor) -> torch.Tensor:
-    """(B, P or 1+P, C) patch states to (B, C, √P, √P); a class token in front is dropped."""
-    side = int((states_BPC.shape[1]) ** 0.5)
-    patches = states_BPC[:, -side * side :]
-    return patches.transpose(1, 2).unflatten(2, (side, side))

@@ -13,6 +13,7 @@ from transformers.utils import PushToHubMixin, cached_file
 from popen.data.safe_io import DataError, check_image, read_json
 from popen.data.schema import SEG
 from popen.lvlm.canvas import Canvas
+from popen.lvlm.families import family_of
 
 SETTINGS_FILE = "popen_processor.json"
 PHRASE = re.compile(r"(?:\b(?:the|a|an)\s+)?([^.,;:?!<>]+?)\s*$", re.IGNORECASE)
@@ -41,10 +42,12 @@ class PopenProcessor(PushToHubMixin):
         image_size: side of the canvas in pixels.
         codebook_size: number of `[SEG…]` tokens a target has (N·L).
         max_length: longest sequence of picture, question and answer in tokens.
+        family: `model_type` of the backbone.
     """
 
-    def __init__(self, backbone, image_size: int, codebook_size: int, max_length: int):
+    def __init__(self, backbone, image_size: int, codebook_size: int, max_length: int, family: str = "llava"):
         self.backbone, self.image_size, self.max_length = backbone, image_size, max_length
+        self.family_name, self.family = family, family_of(family)
         self.tokenizer = backbone.tokenizer
         self.seg_tokens = tuple(f"[SEG{i}]" for i in range(codebook_size))
         self.seg_token_ids = tuple(self.tokenizer.convert_tokens_to_ids(list(self.seg_tokens)))
@@ -59,8 +62,13 @@ class PopenProcessor(PushToHubMixin):
         self._before_image, after_image = template.split(backbone.image_token)
         self._before_question, self._after_question = after_image.split("\0")
         blank = Image.new("RGB", (image_size, image_size))
-        encoded = backbone(text=self._before_image + backbone.image_token, images=[blank], add_special_tokens=False)
-        self.prefix_ids = tuple(int(i) for i in encoded["input_ids"][0])
+        encoded = backbone(
+            text=self._before_image + backbone.image_token,
+            images=[blank],
+            add_special_tokens=False,
+            **self.family.image_options,
+        )
+        self.prefix_ids = (*self._first_token(), *(int(i) for i in encoded["input_ids"][0]))
 
     # ---- pictures
 
@@ -76,9 +84,8 @@ class PopenProcessor(PushToHubMixin):
         return canvas.place(picture), canvas
 
     def pixel_values(self, squares: list[Image.Image]) -> torch.Tensor:
-        """Canvas pictures to normalised pixels (B, 3, S, S)."""
-        image_processor = self.backbone.image_processor
-        return image_processor(squares, do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+        """Canvas pictures to the backbone's normalised pixels, (B, …); (B, 3, S, S) for most families."""
+        return self.family.pixel_values(self.backbone.image_processor, squares)
 
     # ---- words
 
@@ -146,6 +153,12 @@ class PopenProcessor(PushToHubMixin):
                 text = text.replace(token, "")
         return text
 
+    def _first_token(self) -> tuple[int, ...]:
+        """The token that the backbone's tokenizer puts in front of every text, unless the template wrote it already."""
+        bos = self.tokenizer.bos_token_id
+        adds = bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos]
+        return (bos,) if adds and not self._before_image.startswith(self.tokenizer.bos_token) else ()
+
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -159,6 +172,7 @@ class PopenProcessor(PushToHubMixin):
             "image_size": self.image_size,
             "codebook_size": len(self.seg_token_ids),
             "max_length": self.max_length,
+            "family": self.family_name,
         }
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
         if push_to_hub:

@@ -5,9 +5,12 @@ import copy
 import pytest
 import torch
 
+from transformers import SamVisionConfig
+
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import supervised_batch
+from popen.lvlm.pixel_backbones import OpenClipVisionConfig
 from popen.lvlm.pixel_encoder import PixelEncoder, PixelFusion
 from popen.lvlm.tiny import tiny_config
 
@@ -32,33 +35,54 @@ def test_backbone_maps_are_coarse_first(config):
 def test_tower_maps_double(config):
     """8 × 8 patches at both depths; the second level is doubled by its neck."""
     encoder = PixelEncoder(tower_config(config, [-1, -2]))
-    states = tuple(torch.randn(2, 65, 40) for _ in range(3))
+    states = tuple(torch.randn(2, 40, 8, 8) for _ in range(2))
     maps = encoder(torch.zeros(2, 3, 96, 96), states)
     assert [tuple(m.shape) for m in maps] == [(2, 16, 8, 8), (2, 16, 16, 16)]
     assert encoder.backbone is None
 
 
-def test_tower_reads_the_asked_depths_without_the_class_token(config):
-    encoder = PixelEncoder(tower_config(config, [-1, -3]))
-    states = tuple(torch.randn(1, 65, 40) for _ in range(3))
-    plain = encoder(None, states)
-    without_class_token = encoder(None, tuple(s[:, 1:] for s in states))
-    torch.testing.assert_close(plain, without_class_token)
-    other_depth = encoder(None, (states[0], states[1] + 1, states[2]))
-    torch.testing.assert_close(plain, other_depth)
-    deep_changed = encoder(None, (states[0], states[1], states[2] + torch.randn(40)))
-    assert (deep_changed[0] != plain[0]).any() and torch.equal(deep_changed[1], plain[1])
-
-
 def test_patches_stay_where_they_are(config):
     """Only patch (2, 5) differs: the 3 × 3 convolution carries it one step and no further."""
     encoder = PixelEncoder(tower_config(config, [-1, -2]))
-    states = torch.randn(1, 65, 40)
-    moved = states.clone()
-    moved[:, 1 + 2 * 8 + 5] += torch.randn(40)
-    before, after = (encoder(None, (s, s))[0][0] for s in (states, moved))
+    seen = torch.randn(1, 40, 8, 8)
+    moved = seen.clone()
+    moved[:, :, 2, 5] += torch.randn(40)
+    before, after = (encoder(None, (m, m))[0][0] for m in (seen, moved))
     changed = (before != after).any(0).nonzero()
     assert changed.min(0).values.tolist() == [1, 4] and changed.max(0).values.tolist() == [3, 6]
+
+
+def test_an_encoder_gets_its_own_size_and_normalisation(config):
+    """x · scale + shift, then its own side; maps that do not double are stretched to the levels' sizes."""
+    config.pixel_affine, config.pixel_size = [[2.0, 1.0, 1.0], [0.0, -1.0, 0.0]], 64
+    encoder, seen = PixelEncoder(config), []
+    encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    pictures = torch.ones(1, 3, 96, 96)
+    maps = encoder(pictures, ())
+    assert seen[0].shape == (1, 3, 64, 64)
+    torch.testing.assert_close(seen[0].mean((0, 2, 3)), torch.tensor([2.0, 0.0, 1.0]))
+    assert [m.shape[-1] for m in maps] == [8, 16]
+
+
+def test_sam_gives_two_scales(config):
+    """16-pixel patches of 64 pixels: 4 × 4 at half depth and from the neck, the finer level doubled by popen's neck."""
+    config.pixel_config = SamVisionConfig(
+        hidden_size=24, output_channels=16, num_hidden_layers=2, num_attention_heads=2, image_size=64, mlp_dim=32,
+        window_size=2, global_attn_indexes=[1],
+    )  # fmt: skip
+    config.pixel_size = 64
+    encoder = PixelEncoder(config)
+    assert [tuple(m.shape) for m in encoder(torch.randn(2, 3, 96, 96), ())] == [(2, 16, 4, 4), (2, 16, 8, 8)]
+    assert [neck[0].in_channels for neck in encoder.necks] == [16, 24]
+
+
+def test_open_clip_gives_two_scales(config):
+    """16-pixel patches of 64 pixels, at the last block and the sixth before the end."""
+    pytest.importorskip("open_clip", reason="open_clip is not installed: pip install popen-seg[clip]")
+    config.pixel_config = OpenClipVisionConfig(architecture="ViT-B-16", image_size=64)
+    config.pixel_size = 64
+    encoder = PixelEncoder(config).eval()
+    assert [tuple(m.shape) for m in encoder(torch.randn(1, 3, 96, 96), ())] == [(1, 16, 4, 4), (1, 16, 8, 8)]
 
 
 def test_default_depths_of_the_tower(config):

@@ -1,0 +1,34 @@
+"""The families of vision-language backbones that popen builds on."""
+
+from popen.data.safe_io import DataError
+from popen.lvlm.families.family import Family, SeenPictures
+from popen.lvlm.families.internvl import InternVL
+from popen.lvlm.families.llava_next import LlavaNext
+from popen.lvlm.families.qwen_vl import Qwen3VL, Qwen25VL
+from popen.lvlm.families.smolvlm import SmolVLM
+
+FAMILIES: dict[str, Family] = {
+    "internvl": InternVL(),
+    "llava": Family(),
+    "llava_next": LlavaNext(),
+    "qwen2_5_vl": Qwen25VL(),
+    "qwen3_vl": Qwen3VL(),
+    "smolvlm": SmolVLM(),
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a backbone's `model_type`.
+
+    Raises:
+        DataError: popen does not know it; names those it knows.
+    """
+    if model_type not in FAMILIES:
+        raise DataError(
+            f"backbone {model_type!r} is none that popen knows ({', '.join(FAMILIES)}); "
+            "docs/models.md says how to add one"
+        )
+    return FAMILIES[model_type]
+
+
+__all__ = ["FAMILIES", "Family", "SeenPictures", "family_of"]
