@@ -70,7 +70,7 @@ class PixelEncoder(nn.Module):
         )
 
     def load_backbone(self, trained: nn.Module) -> None:
-        """Takes over a trained encoder's weights; SAM's vision model and transformers' backbones have the same names."""
+        """Takes over the weights of a trained encoder of the same configuration."""
         target = self.backbone.sam if isinstance(self.backbone, SamBackbone) else self.backbone
         target.load_state_dict(trained.state_dict())
 

@@ -154,7 +154,7 @@ class PopenProcessor(PushToHubMixin):
         return text
 
     def _first_token(self) -> tuple[int, ...]:
-        """The token that the backbone's tokenizer puts in front of every text, unless the template wrote it already."""
+        """What the backbone's tokenizer puts in front of every text, unless the template wrote it already."""
         bos = self.tokenizer.bos_token_id
         adds = bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos]
         return (bos,) if adds and not self._before_image.startswith(self.tokenizer.bos_token) else ()

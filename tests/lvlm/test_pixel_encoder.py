@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-
 from transformers import SamVisionConfig
 
 from popen.lvlm.configuration_popen import PopenConfig
@@ -65,7 +64,7 @@ def test_an_encoder_gets_its_own_size_and_normalisation(config):
 
 
 def test_sam_gives_two_scales(config):
-    """16-pixel patches of 64 pixels: 4 × 4 at half depth and from the neck, the finer level doubled by popen's neck."""
+    """16-pixel patches of 64 pixels: 4 × 4 from SAM's neck, and half as deep, where popen's neck doubles them."""
     config.pixel_config = SamVisionConfig(
         hidden_size=24, output_channels=16, num_hidden_layers=2, num_attention_heads=2, image_size=64, mlp_dim=32,
         window_size=2, global_attn_indexes=[1],

@@ -1,9 +1,9 @@
 """One model per family, made once."""
 
 import pytest
-from tests.lvlm.families.tiny_backbones import tiny_backbone
 
 from popen.lvlm.composing import compose
+from tests.lvlm.families.tiny_backbones import tiny_backbone
 
 SMALL = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, "decoder_mlp_dim": 24}
 

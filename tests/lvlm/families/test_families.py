@@ -6,7 +6,6 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
-from tests.lvlm.families.tiny_backbones import BACKBONES
 
 from popen.data.safe_io import DataError
 from popen.lvlm.canvas import Canvas
@@ -14,6 +13,7 @@ from popen.lvlm.families import FAMILIES, family_of
 from popen.lvlm.inference import forced_drafts
 from popen.lvlm.loading import load_model
 from popen.lvlm.packing import preference_branches, stack_rows, supervised_batch
+from tests.lvlm.families.tiny_backbones import BACKBONES
 
 NAMES = sorted(BACKBONES)
 ASIDE = ("token_sequence", "sequence_row", "look_row", "look_column", "look_target")
@@ -21,7 +21,7 @@ OWN_INPUTS = ("image_sizes", "image_grid_thw", "mm_token_type_ids", "pixel_atten
 
 
 def test_every_family_is_tested():
-    assert NAMES == sorted(FAMILIES)
+    assert sorted(FAMILIES) == NAMES
 
 
 def test_an_unknown_family_is_refused_by_name():
