@@ -16,6 +16,7 @@ from popen.preference.pair_selection import Selection, pair_traits, select_pairs
 from popen.preference.reference import check_fingerprint, model_fingerprint
 from popen.recipe import run
 from popen.training.callbacks import finish, resume_path, use_all_cores
+from popen.training.lora import LoraArguments, with_lora
 from popen.training.preference import PreferenceArguments, PreferenceStreams, PreferenceTrainer
 
 
@@ -36,7 +37,7 @@ class ScriptArguments:
     )
 
 
-def main(script: ScriptArguments, training: PreferenceArguments) -> None:
+def main(script: ScriptArguments, training: PreferenceArguments, lora: LoraArguments) -> None:
     set_seed(training.seed)
     use_all_cores()
     text, seg, report = load_mined(script.preferences)
@@ -44,6 +45,8 @@ def main(script: ScriptArguments, training: PreferenceArguments) -> None:
     source = load_split(script.dataset, script.split)
     check_fingerprint(report["data"], source._fingerprint, "data set", script.preferences)
     model, processor = load_model(script.model_name_or_path)
+    if lora.use_peft:
+        model = with_lora(model, lora)
     text = text.select(select_pairs(pair_traits(text), script.text_pairs, training.seed))
     streams = PreferenceStreams(text, seg, source)
     trainer = PreferenceTrainer(model, training, train_dataset=streams, processor=processor)
@@ -52,4 +55,4 @@ def main(script: ScriptArguments, training: PreferenceArguments) -> None:
 
 
 if __name__ == "__main__":
-    run(main, ScriptArguments, PreferenceArguments)
+    run(main, ScriptArguments, PreferenceArguments, LoraArguments)

@@ -15,6 +15,7 @@ from popen.lvlm.loading import load_model
 from popen.recipe import run
 from popen.training import SegmentationSFTTrainer, SFTArguments
 from popen.training.callbacks import finish, resume_path, use_all_cores
+from popen.training.lora import LoraArguments, with_lora
 
 
 @dataclass
@@ -33,7 +34,7 @@ class ScriptArguments:
     max_rows: int | None = field(default=None, metadata={"help": "Only the first rows, to try things out."})
 
 
-def main(script: ScriptArguments, training: SFTArguments) -> None:
+def main(script: ScriptArguments, training: SFTArguments, lora: LoraArguments) -> None:
     set_seed(training.seed)
     use_all_cores()
     model, processor = load_model(script.model_name_or_path)
@@ -41,6 +42,8 @@ def main(script: ScriptArguments, training: SFTArguments) -> None:
         model.set_attn_implementation(script.attn_implementation)
     if script.freeze_vision:
         model.freeze_vision()
+    if lora.use_peft:
+        model = with_lora(model, lora)
     rows = load_split(script.dataset, script.split)
     if script.max_rows is not None:
         rows = rows.select(range(min(script.max_rows, len(rows))))
@@ -50,4 +53,4 @@ def main(script: ScriptArguments, training: SFTArguments) -> None:
 
 
 if __name__ == "__main__":
-    run(main, ScriptArguments, SFTArguments)
+    run(main, ScriptArguments, SFTArguments, LoraArguments)

@@ -7,6 +7,7 @@ from popen.data.safe_io import DataError
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.families import family_of
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
+from popen.lvlm.pixel_backbones import PixelWeights
 from popen.lvlm.processing_popen import PopenProcessor
 
 
@@ -16,8 +17,7 @@ def compose(
     image_size: int,
     max_length: int,
     seed: int = 0,
-    pixel_encoder: PreTrainedModel | None = None,
-    pixel_processor=None,
+    pixel_encoder: PixelWeights | None = None,
     tokens_per_scale: int = 3,
     **settings,
 ) -> tuple[PopenForReasoningSegmentation, PopenProcessor]:
@@ -29,8 +29,8 @@ def compose(
         backbone: any `AutoModelForImageTextToText` of a family that popen knows, with its processor.
         image_size: side of the square canvas in pixels. max_length: longest sequence in tokens.
         seed: of the fresh weights.
-        pixel_encoder: a transformers backbone or SAM vision model beside the tower, with `pixel_processor`, its image
-            processor; without one the backbone's own tower gives the pixels.
+        pixel_encoder: a trained encoder beside the tower (`popen.lvlm.pixel_backbones.trained_encoder`); without one
+            the backbone's own tower gives the pixels.
         settings: further fields of `PopenConfig`.
     Raises:
         DataError: popen does not know the family, or the tower does not fit the image size.
@@ -50,9 +50,11 @@ def compose(
         backbone_processor, image_size, tokens_per_scale * scales, max_length, family=config.model_type
     )
     if pixel_encoder is not None:
-        settings |= {"pixel_config": pixel_encoder.config}
-        if pixel_processor is not None:
-            settings |= {"pixel_affine": affine_between(backbone_processor.image_processor, pixel_processor)}
+        settings |= {
+            "pixel_config": pixel_encoder.config,
+            "pixel_size": pixel_encoder.side,
+            "pixel_affine": affine_between(backbone_processor.image_processor, pixel_encoder),
+        }
     config = PopenConfig(
         backbone_config=config,
         image_size=image_size,
@@ -66,12 +68,12 @@ def compose(
         model = PopenForReasoningSegmentation(config).to(backbone.dtype)
     model.backbone.load_state_dict(backbone.state_dict())
     if pixel_encoder is not None:
-        model.pixel_encoder.load_backbone(pixel_encoder)
+        model.pixel_encoder.backbone.load_state_dict(pixel_encoder.module.state_dict())
     return model, processor
 
 
 def affine_between(first, second) -> list[list[float]]:
-    """[scale, shift] per channel from one image processor's normalised pixels to another's.
+    """[scale, shift] per channel from one normalisation of pixels to another; each has `image_mean` and `image_std`.
 
     x₂ = ((x₁ · σ₁ + μ₁) − μ₂) / σ₂ = x₁ · σ₁/σ₂ + (μ₁ − μ₂)/σ₂
     """

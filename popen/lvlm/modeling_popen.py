@@ -70,6 +70,7 @@ class PopenForReasoningSegmentation(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = None
+    _tied_weights_keys = {}  # noqa: RUF012 (what is tied is the backbone's; PEFT looks for it from here on)
 
     def __init__(self, config: PopenConfig):
         super().__init__(config)

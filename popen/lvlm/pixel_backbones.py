@@ -3,11 +3,25 @@
 Each has `channels` and gives `feature_maps`, shallow first, as transformers' backbones do.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
+from huggingface_hub import hf_hub_download
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, SamVisionConfig, SamVisionModel
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoImageProcessor,
+    PreTrainedConfig,
+    SamConfig,
+    SamVisionConfig,
+    SamVisionModel,
+)
 from transformers.modeling_outputs import BackboneOutput
+
+from popen.data.safe_io import DataError
 
 
 @strict
@@ -88,6 +102,64 @@ def pixel_backbone(config: PreTrainedConfig) -> nn.Module:
     if isinstance(config, SamVisionConfig):
         return SamBackbone(config)
     return AutoBackbone.from_config(config)
+
+
+@dataclass(frozen=True)
+class PixelWeights:
+    """A trained encoder: the module and its configuration, the side it takes, and what it was normalised with."""
+
+    module: nn.Module
+    config: PreTrainedConfig
+    side: int | None
+    image_mean: list[float]
+    image_std: list[float]
+
+
+def trained_encoder(name_or_path: str, architecture: str | None = None, image_size: int | None = None) -> PixelWeights:
+    """A pretrained encoder from a folder or the Hub, safetensors only.
+
+    Args:
+        name_or_path: a SAM model, any model of `AutoBackbone`, or an `open_clip` one (`open_clip_model.safetensors`).
+        architecture: `open_clip`'s name of the model, for one of these. image_size: pixels to build that for.
+    Raises:
+        DataError: an open_clip model without safetensors.
+    """
+    if architecture is not None:
+        return _trained_open_clip(name_or_path, architecture, image_size or OpenClipVisionConfig.image_size)
+    processor = AutoImageProcessor.from_pretrained(name_or_path)
+    mean, std = list(processor.image_mean), list(processor.image_std)
+    config = AutoConfig.from_pretrained(name_or_path)
+    if isinstance(config, SamConfig | SamVisionConfig):
+        sam = SamVisionModel.from_pretrained(name_or_path, use_safetensors=True)
+        module = SamBackbone(sam.config)
+        module.sam.load_state_dict(sam.state_dict())
+        return PixelWeights(module, sam.config, sam.config.image_size, mean, std)
+    encoder = AutoBackbone.from_pretrained(name_or_path, use_safetensors=True, out_indices=(-2, -1))
+    return PixelWeights(encoder, encoder.config, None, mean, std)
+
+
+def _trained_open_clip(name_or_path: str, architecture: str, image_size: int) -> PixelWeights:
+    name, folder = "open_clip_model.safetensors", Path(name_or_path)
+    if folder.is_dir() and not (folder / name).is_file():
+        raise DataError(f"{folder}: no {name} in it; popen reads safetensors only")
+    file = folder / name if folder.is_dir() else hf_hub_download(name_or_path, name)
+    open_clip, config = _open_clip(), OpenClipVisionConfig(architecture=architecture, image_size=image_size)
+    whole = open_clip.create_model(architecture, force_image_size=image_size)
+    open_clip.load_checkpoint(whole, str(file))  # stretches the position embedding
+    module = OpenClipBackbone(config)
+    module.visual.load_state_dict(whole.visual.state_dict())
+    normalised = open_clip.get_model_preprocess_cfg(whole)
+    return PixelWeights(module, config, image_size, list(normalised["mean"]), list(normalised["std"]))
+
+
+def _open_clip():
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ImportError(
+            "this pixel encoder needs open_clip, which is missing: pip install popen-seg[clip]"
+        ) from error
+    return open_clip
 
 
 AutoConfig.register(OpenClipVisionConfig.model_type, OpenClipVisionConfig)

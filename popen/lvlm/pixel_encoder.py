@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from popen.lvlm.configuration_popen import PopenConfig
-from popen.lvlm.pixel_backbones import ONE_RESOLUTION, SamBackbone, pixel_backbone
+from popen.lvlm.pixel_backbones import ONE_RESOLUTION, pixel_backbone
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -68,11 +68,6 @@ class PixelEncoder(nn.Module):
             m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear")
             for m, size in zip(levels, sizes, strict=True)
         )
-
-    def load_backbone(self, trained: nn.Module) -> None:
-        """Takes over the weights of a trained encoder of the same configuration."""
-        target = self.backbone.sam if isinstance(self.backbone, SamBackbone) else self.backbone
-        target.load_state_dict(trained.state_dict())
 
     def _own(self, pictures: torch.Tensor) -> torch.Tensor:
         """The pictures at the encoder's own size and normalisation."""
