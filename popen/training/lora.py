@@ -43,6 +43,6 @@ def with_lora(model, arguments: LoraArguments) -> PeftModel:
         return get_peft_model(model, config)
     except ValueError as error:
         raise DataError(
-            f"lora_target_modules {arguments.lora_target_modules}: no linear layer of the language model is called so; "
+            f"lora_target_modules {arguments.lora_target_modules}: no layer of the language model is called so; "
             "print the model for their names"
         ) from error

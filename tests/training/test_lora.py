@@ -41,7 +41,7 @@ def test_what_is_trained(base):
 
 
 def test_an_unknown_layer_is_refused(base):
-    with pytest.raises(DataError, match=r"lora_target_modules \['qkv'\]: no linear layer .* is called so"):
+    with pytest.raises(DataError, match=r"lora_target_modules \['qkv'\]: no layer .* is called so"):
         with_lora(base, LoraArguments(use_peft=True, lora_target_modules=["qkv"]))
 
 
