@@ -38,7 +38,7 @@ def test_nearest_needs_a_clear_lead():
     """Centres 10 and 20 pixels away are clear, 10 and 12 are not: 10 > 0.7 · 12."""
     anchor = box(0, 0, 2, 2)
     assert np.array_equal(clearly_nearest(anchor, [box(0, 20, 2, 22), box(0, 10, 2, 12)]), box(0, 10, 2, 12))
-    assert clearly_nearest(anchor, [box(0, 12, 2, 14), box(0, 10, 2, 12)]) is None and 10 > CLEAR * 12
+    assert clearly_nearest(anchor, [box(0, 12, 2, 14), box(0, 10, 2, 12)]) is None and CLEAR * 12 < 10
 
 
 def test_questions_of_a_street():

@@ -1,0 +1,96 @@
+"""How much memory a training step takes on each device, from counts alone (ours; the formula is in docs/memory.md)."""
+
+from dataclasses import dataclass
+
+GIB = 2**30
+HALF, SINGLE = 2, 4  # bytes of bfloat16 and float32
+MASTER_AND_MOMENTS = 3 * SINGLE  # AdamW in mixed precision: a float32 copy of a weight and its two moments
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that decide: of the language model, and of one packed row of a step.
+
+    Args:
+        layers, hidden, intermediate, vocabulary: of the language model.
+        row_tokens: picture, questions and answers of a row. answer_tokens: of these, tokens that are predicted.
+        targets: masks in a row. canvas: side of the picture in pixels. decoder_dim: of the mask decoder.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    row_tokens: int
+    answer_tokens: int
+    targets: int
+    canvas: int
+    decoder_dim: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on each device."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def footprint(parameters: int, trainable: int, shape: Shape, rows: int, devices: int, zero_stage: int) -> Footprint:
+    """Bytes per device of a step in bfloat16 with AdamW and activation checkpointing (ZeRO: Rajbhandari et al. 2020).
+
+    weights 2P, gradients 2T, optimizer 12T; stage 1 splits the optimizer over devices, stage 2 the gradients too and
+    stage 3 the weights too.
+
+    Args:
+        parameters: P, of the whole model. trainable: T. rows: packed rows per device and micro-step.
+        zero_stage: 0 (data parallel) to 3.
+    Raises:
+        ValueError: a stage that does not exist, or fewer than one device or row.
+    """
+    if zero_stage not in (0, 1, 2, 3) or devices < 1 or rows < 1:
+        raise ValueError(
+            f"zero_stage {zero_stage}, devices {devices}, rows {rows}: stages are 0 to 3, the others at least 1"
+        )
+    split = {stage: devices if zero_stage >= stage else 1 for stage in (1, 2, 3)}
+    return Footprint(
+        weights=HALF * parameters // split[3],
+        gradients=HALF * trainable // split[2],
+        optimizer=MASTER_AND_MOMENTS * trainable // split[1],
+        activations=rows * row_activations(shape),
+    )
+
+
+def row_activations(shape: Shape) -> int:
+    """Bytes that one packed row keeps: the input of every layer, one layer at work, attention mask, logits, masks.
+
+    With activation checkpointing a layer's inside is there only while its gradient is computed: queries, keys,
+    values, attention output and norms (≈ 8 H per token) and the gated MLP (≈ 4 I). Logits are kept for answer tokens
+    only, in bfloat16 and float32 with their gradient. A target has feature maps at 1/14 of the canvas, twice doubled.
+    """
+    tokens = shape.row_tokens
+    between_layers = shape.layers * tokens * shape.hidden * HALF
+    one_layer = tokens * (8 * shape.hidden + 4 * shape.intermediate) * HALF
+    mask = tokens * tokens
+    logits = shape.answer_tokens * shape.vocabulary * (HALF + 2 * SINGLE)
+    coarse = (shape.canvas // 14) ** 2
+    decoder = shape.targets * (coarse + 4 * coarse) * shape.decoder_dim * 24 * HALF
+    return between_layers + one_layer + mask + logits + decoder
+
+
+def step_seconds(
+    language_parameters: int, row_tokens: int, rows: int, steps_accumulated: int, flops: float, used: float
+) -> float:
+    """Seconds of an optimizer step with frozen weights and adapters: 6 N per token (forward, recomputed, gradients).
+
+    Args:
+        language_parameters: N, of the language model. flops: peak of the device per second in bfloat16.
+        used: share of it that training reaches, 0..1.
+    """
+    return 6 * language_parameters * row_tokens * rows * steps_accumulated / (flops * used)
