@@ -1,4 +1,4 @@
-"""Encoders beside the vision tower: what transformers' `AutoBackbone` knows, SAM's image encoder, `open_clip` towers.
+"""Encoders beside the vision tower: what transformers' `AutoBackbone` knows, SAM, TinyViT, `open_clip` towers.
 
 Each has `channels` and gives `feature_maps`, shallow first, as transformers' backbones do.
 """
@@ -22,6 +22,7 @@ from transformers import (
 from transformers.modeling_outputs import BackboneOutput
 
 from popen.data.safe_io import DataError
+from popen.lvlm.tiny_vit import TinyVitBackbone, TinyVitConfig
 
 
 @strict
@@ -95,12 +96,14 @@ def pixel_backbone(config: PreTrainedConfig) -> nn.Module:
     """The untrained encoder of a `pixel_config`.
 
     Raises:
-        ValueError: neither SAM, open_clip nor known to `AutoBackbone`.
+        ValueError: neither SAM, TinyViT, open_clip nor known to `AutoBackbone`.
     """
     if isinstance(config, OpenClipVisionConfig):
         return OpenClipBackbone(config)
     if isinstance(config, SamVisionConfig):
         return SamBackbone(config)
+    if isinstance(config, TinyVitConfig):
+        return TinyVitBackbone(config)
     return AutoBackbone.from_config(config)
 
 
@@ -163,3 +166,4 @@ def _open_clip():
 
 
 AutoConfig.register(OpenClipVisionConfig.model_type, OpenClipVisionConfig)
+AutoConfig.register(TinyVitConfig.model_type, TinyVitConfig)
