@@ -108,10 +108,8 @@ def split_names(references: Sequence[Reference]) -> tuple[str, ...]:
     """List the splits one can ask for: train, val, test, and testA, testB, ... by the letters there."""
     there = {reference.split for reference in references}
     letters = sorted({letter for letter in "ABC" if any("test" in split and letter in split for split in there)})
-    plain = ("test",) if "test" in there else ()
-    return (
-        tuple(sorted(there - {s for s in there if s.startswith("test")})) + plain + tuple(f"test{x}" for x in letters)
-    )
+    whole = sorted((s for s in there if s == "test" or "test" not in s), key=lambda split: (split == "test", split))
+    return (*whole, *(f"test{letter}" for letter in letters))
 
 
 def in_split(references: Sequence[Reference], split: str) -> tuple[Reference, ...]:
@@ -152,7 +150,8 @@ def refer_row(
         references: of one image, at least one.
         images: the folder of the pictures.
     Returns:
-        A row of FEATURES; question ids "<dataset>/<ref_id>/<sent_id>".
+        A row of FEATURES; question ids "<dataset>/<ref_id>/<sent_id>", kinds "referring", "multi" (several objects,
+        one mask) and "no_target"; objects are the categories annotated in the image.
     Raises:
         DataError: the image or an annotation is missing, belongs elsewhere, is broken, or has no pixels.
     """
