@@ -1,0 +1,50 @@
+"""Bytes of a step from counts, against numbers worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from popen.training.memory import GIB, Shape, footprint, row_activations, step_seconds
+
+SMALL = Shape(
+    layers=2, hidden=10, intermediate=20, vocabulary=100, row_tokens=5, answer_tokens=3, targets=1, canvas=28,
+    decoder_dim=4,
+)  # fmt: skip
+
+
+def test_activations_by_hand():
+    """2·5·10·2 between layers, 5·(80 + 80)·2 in one, 25 of mask, 3·100·10 of logits, 5·4 cells · 4 · 48 of masks."""
+    assert row_activations(SMALL) == 200 + 1600 + 25 + 3000 + 5 * 4 * 4 * 48
+
+
+@pytest.mark.parametrize(
+    "stage, weights, gradients, optimizer",
+    [(0, 2000, 200, 1200), (1, 2000, 200, 300), (2, 2000, 50, 300), (3, 500, 50, 300)],
+)
+def test_what_each_stage_splits_over_four_devices(stage, weights, gradients, optimizer):
+    """P = 1000, T = 100: 2P, 2T and 12T bytes."""
+    found = footprint(1000, 100, SMALL, rows=2, devices=4, zero_stage=stage)
+    assert (found.weights, found.gradients, found.optimizer) == (weights, gradients, optimizer)
+    assert found.activations == 2 * row_activations(SMALL)
+    assert found.total == weights + gradients + optimizer + found.activations
+
+
+def test_more_of_anything_takes_more():
+    base = row_activations(SMALL)
+    for name in ("layers", "hidden", "intermediate", "vocabulary", "row_tokens", "answer_tokens", "targets"):
+        assert row_activations(replace(SMALL, **{name: getattr(SMALL, name) + 1})) > base, name
+
+
+@pytest.mark.parametrize("stage, devices, rows", [(4, 1, 1), (-1, 1, 1), (2, 0, 1), (2, 1, 0)])
+def test_what_cannot_be(stage, devices, rows):
+    with pytest.raises(ValueError, match=f"zero_stage {stage}, devices {devices}, rows {rows}: stages are 0 to 3"):
+        footprint(1, 1, SMALL, rows, devices, stage)
+
+
+def test_seconds_of_a_step():
+    """6 · 10⁹ parameters · 1000 tokens · 2 rows · 5 micro-steps at half of 10¹⁴ operations a second: 1.2 s."""
+    assert step_seconds(10**9, 1000, 2, 5, 1e14, 0.5) == pytest.approx(1.2)
+
+
+def test_a_gibibyte():
+    assert GIB == 1024**3
