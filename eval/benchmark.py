@@ -131,7 +131,7 @@ def run(benchmark: Benchmark, args: argparse.Namespace) -> None:
             write_report(args.out, rows, summary, text)
 
 
-def answer_all(benchmark: Benchmark, loaded: Loaded, ranks: Ranks, args) -> dict[str, list[dict]]:
+def answer_all(benchmark: Benchmark, loaded: Loaded, ranks: Ranks, args: argparse.Namespace) -> dict[str, list[dict]]:
     """The rows of every protocol asked for, all of them on the first process and none on the others."""
     found = {}
     for protocol in args.answers:
@@ -152,7 +152,13 @@ def over_split(
     return ranks.gather(found, expected, what)
 
 
-def replies(benchmark: Benchmark, loaded: Loaded, samples: list[Sample], words, args) -> list[dict]:
+def replies(
+    benchmark: Benchmark,
+    loaded: Loaded,
+    samples: list[Sample],
+    words: Callable[[str], str | None] | None,
+    args: argparse.Namespace,
+) -> list[dict]:
     """One row per question, scored in every arm.
 
     Args:

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from eval import refcoco
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
 
 ROOT = Path(__file__).parent.parent.parent
-SCENES = 11  # a whole chunk for the first process and a part of one for the second
+SCENES = 9  # a whole chunk for the first process and a part of one for the second
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +24,14 @@ def runs(tmp_path_factory):
     write_dataset([sample(seed) for seed in range(SCENES)], root / "data", "val")
     options = ["--model", str(ROOT / "popen" / "assets" / "popen-tiny"), "--data", str(root / "data")]
     options += ["--dataset", "refcoco", "--max-new-tokens", "24", "--out"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["eval.refcoco", *options, str(root / "one")])
-        refcoco.main()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as each of the two has: sums must be taken in the same order
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["eval.refcoco", *options, str(root / "one")])
+            refcoco.main()
+    finally:
+        torch.set_num_threads(threads)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     command = [*launch, "-m", "eval.refcoco", *options, str(root / "two")]
