@@ -3,7 +3,7 @@
     python -m eval.grefcoco --model DIR --data runs/grefcoco --split val
 
 An answer without a mask denies that there is anything. Teacher-forced, only expressions with targets are scored: the
-true words would give the others away, so there is no N-acc and no T-acc.
+true words would give the others away, so there is no N-acc and T-acc is given.
 """
 
 from eval.benchmark import Benchmark, Reply, parser, run, with_targets
