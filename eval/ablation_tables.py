@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.charts import interval_chart
+from eval.rows import read_rows
 from popen.data.safe_io import DataError, write_json
 from popen.errors import one_line_errors
 
@@ -77,8 +78,8 @@ def learnt(folder: Path) -> dict[str, float | None]:
 
 def read_runs(files: list[Path]) -> Scores:
     """The sums of one arm at one learning rate, a file per seed."""
-    seeds = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
-    if len({frozenset(row["picture"] for row in rows) for rows in seeds}) > 1:
+    seeds = [read_rows(file) for file in files]
+    if len({frozenset(row["id"] for row in rows) for rows in seeds}) > 1:
         raise DataError(f"{files[0]}: other seeds were scored on other pictures; delete their files and score again")
     return sums_of(seeds)
 

@@ -6,10 +6,10 @@ Writes OUT.json and OUT.svg and prints the table in Markdown; intervals are 95 %
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from eval.ablation_tables import RATIOS, compare, draws, figure, sums_of
+from eval.rows import read_rows
 from popen.data.safe_io import DataError, write_json
 from popen.errors import one_line_errors
 
@@ -18,11 +18,9 @@ def tabulate(file: Path, control: str) -> dict:
     """Every arm's numbers and their differences to the control's, the control first.
 
     Raises:
-        DataError: the file has no rows, or no arm of the control's name.
+        DataError: the file has no rows, an id twice, or no arm of the control's name.
     """
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    if not rows:
-        raise DataError(f"{file}: no rows; give the rows.jsonl that eval.segmentation wrote")
+    rows = read_rows(file)
     names = list(rows[0]["arms"])
     if control not in names:
         raise DataError(f"{file}: no arm {control!r}; there: {', '.join(names)}")

@@ -35,6 +35,16 @@ def ciou(counts: list[MaskCounts]) -> float:
     return sum(c.intersection for c in counts) / union if union else 1.0
 
 
+def precision_at(counts: list[MaskCounts], least: float) -> float:
+    """Share of slots whose IoU is at least `least`, 0..1 (P@0.5 … P@0.9 of referring expressions).
+
+    Raises:
+        ValueError: no slots.
+    """
+    _check(counts)
+    return sum((c.intersection / c.union if c.union else 1.0) >= least for c in counts) / len(counts)
+
+
 def match_counts(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> list[MaskCounts]:
     """Counts of one answer: Hungarian matching by IoU, then a slot for each miss and each false alarm.
 

@@ -6,11 +6,11 @@ Differences are paired: both arms answered the same questions, and pictures are 
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from eval.claims import claim, record, table
 from eval.metrics import MaskCounts, bootstrap_interval, ciou
+from eval.rows import read_rows
 from popen.data.safe_io import DataError, read_json
 from popen.errors import one_line_errors
 from popen.preference.hallucination import Mentions, chair_i
@@ -18,20 +18,6 @@ from popen.preference.hallucination import Mentions, chair_i
 LEAST_DROP = 20.0  # percent of CHAIR_i
 LEAST_GAIN = 1.0  # points of cIoU
 DEMO_MINUTES, DEMO_GIB = 15.0, 6.0
-
-
-def read_rows(path: Path) -> list[dict]:
-    """The rows of one `rows.jsonl`.
-
-    Raises:
-        DataError: there is no such file, or an id stands twice in it.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; finish recipes/path.py first")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    if len({row["id"] for row in rows}) != len(rows):
-        raise DataError(f"{path}: a question stands twice in it; evaluate again")
-    return rows
 
 
 def paired(first: list[dict], second: list[dict]) -> list[list[tuple[dict, dict]]]:

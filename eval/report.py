@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from eval.charts import line_chart
+from eval.rows import question_ids, read_rows
 from popen.data.safe_io import DataError, read_json, write_json
 from popen.data.schema import Sample, load_split
 from popen.errors import one_line_errors
@@ -70,7 +71,7 @@ def main() -> None:
     args = parse()
     run = Path(args.run)
     cost = read_json(run / "cost.json")
-    scores = {name: read_json(run / "eval" / name / "summary.json") for name in RUNS}
+    scores = {name: whole_summary(run, name) for name in RUNS}
     every = {arm: scores[model]["arms"][how] for arm, (model, how) in (ARMS | CONTROLS).items()}
     report = {
         "arms": {arm: {key: every[arm][key] for key in KEYS} for arm in ARMS},
@@ -90,6 +91,18 @@ def main() -> None:
     )
     (run / "report.html").write_text(page)
     print(f"wrote {run / 'report.json'} and {run / 'report.html'}")
+
+
+def whole_summary(run: Path, name: str) -> dict:
+    """The summary of one evaluation, once its rows are known to hold every question of its pictures exactly once.
+
+    Raises:
+        DataError: a file is missing, or an id is missing, doubled or of no such question.
+    """
+    folder = run / "eval" / name
+    summary = read_json(folder / "summary.json")
+    read_rows(folder / "rows.jsonl", question_ids(load_split(run / "data", summary["split"]), summary["pictures"]))
+    return summary
 
 
 def table(arms: dict[str, dict]) -> str:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,8 @@ class Endpoint:
     workers: int = 8
 
 
-class EndpointCorrector:
-    """Asks the endpoint once per answer, ever: replies are kept in `cache`, a file each.
+class EndpointChat:
+    """Asks an endpoint each thing once, ever: replies are kept in `cache`, a file each.
 
     `counts` adds up: `asked` (requests sent), `cached`, `prompt_tokens`, `completion_tokens`.
     """
@@ -55,9 +56,7 @@ class EndpointCorrector:
         try:
             import openai
         except ImportError as error:
-            raise DataError(
-                "the openai corrector needs the package openai: pip install popen-seg[corrector]"
-            ) from error
+            raise DataError("an endpoint needs the package openai: pip install popen-seg[corrector]") from error
         self.endpoint, self.cache = endpoint, Path(cache)
         self.counts: Counter[str] = Counter()
         self._errors = openai.OpenAIError
@@ -72,24 +71,20 @@ class EndpointCorrector:
         except OSError as error:
             raise storage_error(error, self.cache, "nothing was asked") from error
 
-    def __call__(self, asked: list[tuple[Sample, Question, str, tuple[str, ...]]]) -> list[Correction | str | None]:
-        """One result of `minimal_correction` per (sample, question, answer, phrases).
+    def replies(self, asked: list, messages: Callable[[Any], list[Any]]) -> list[str]:
+        """The server's words to `messages` of each thing asked, several at a time.
 
         Raises:
             DataError: the endpoint cannot be reached or refuses, after all retries; what was answered stays cached.
         """
         with ThreadPoolExecutor(self.endpoint.workers) as pool:
-            replies = list(pool.map(lambda one: self._reply(*one[:3]), asked))
-        for _, counts in replies:
+            found = list(pool.map(lambda one: self._reply(messages(one)), asked))
+        for _, counts in found:
             self.counts.update(counts)
-        return [
-            minimal_correction(answer, phrases, reply, SEG)
-            for (_, _, answer, phrases), (reply, _) in zip(asked, replies, strict=True)
-        ]
+        return [reply for reply, _ in found]
 
-    def _reply(self, sample: Sample, question: Question, answer: str) -> tuple[str, dict[str, int]]:
+    def _reply(self, messages: list[Any]) -> tuple[str, dict[str, int]]:
         """The server's words, and what they cost."""
-        messages = self._messages(sample, question.question, answer)
         key = hashlib.sha256(json.dumps([self.endpoint.model, messages]).encode()).hexdigest()
         file = self.cache / f"{key}.json"
         if file.is_file():
@@ -102,13 +97,37 @@ class EndpointCorrector:
             reason = " ".join(str(error).split())
             raise DataError(
                 f"{self.endpoint.base_url}: {reason or type(error).__name__}; "
-                "check base_url, corrector_model and OPENAI_API_KEY and run again, replies so far are kept"
+                "check the address, the model's name and OPENAI_API_KEY and run again, replies so far are kept"
             ) from error
         reply = (completion.choices[0].message.content or "") if completion.choices else ""
         write_json(file, {"reply": reply})
         usage = completion.usage
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
         return reply, {"asked": 1, "prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
+
+
+class EndpointCorrector:
+    """Asks the endpoint once per answer, ever; `counts` are those of its EndpointChat."""
+
+    def __init__(self, endpoint: Endpoint, cache: str | Path):
+        self.endpoint, self.chat = endpoint, EndpointChat(endpoint, cache)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What was asked and what it cost so far."""
+        return self.chat.counts
+
+    def __call__(self, asked: list[tuple[Sample, Question, str, tuple[str, ...]]]) -> list[Correction | str | None]:
+        """One result of `minimal_correction` per (sample, question, answer, phrases).
+
+        Raises:
+            DataError: as `EndpointChat.replies`.
+        """
+        replies = self.chat.replies(asked, lambda one: self._messages(one[0], one[1].question, one[2]))
+        return [
+            minimal_correction(answer, phrases, reply, SEG)
+            for (_, _, answer, phrases), reply in zip(asked, replies, strict=True)
+        ]
 
     def _messages(self, sample: Sample, question: str, answer: str) -> list[Any]:
         text = f"Question: {question}\nAnswer: {answer}"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.metrics import MaskCounts, bootstrap_interval, ciou, giou, match_counts
+from eval.metrics import MaskCounts, bootstrap_interval, ciou, giou, match_counts, precision_at
 
 EVERYWHERE = np.ones((1, 16), bool)
 
@@ -37,6 +37,14 @@ def test_empty_against_empty_is_one_and_weighs_nothing_in_ciou():
     counts = [MaskCounts(0, 0), MaskCounts(1, 4)]
     assert giou(counts) == pytest.approx(5 / 8)
     assert ciou(counts) == pytest.approx(1 / 4)
+
+
+def test_precision_counts_what_reaches_the_mark():
+    """IoUs 1/2, 3/4, 0 and empty against empty."""
+    counts = [MaskCounts(1, 2), MaskCounts(3, 4), MaskCounts(0, 4), MaskCounts(0, 0)]
+    assert [precision_at(counts, least) for least in (0.5, 0.6, 0.9)] == [0.75, 0.5, 0.25]
+    with pytest.raises(ValueError, match="at least one"):
+        precision_at([], 0.5)
 
 
 @pytest.mark.parametrize("metric", [giou, ciou])

@@ -1,0 +1,125 @@
+"""What a model says that is not there: CHAIR, wrong attributes and counts, answers to the unanswerable, POPE probes.
+
+    python -m eval.hallucination --model DIR --data runs/muse --split val
+
+Everything in free generation: forced words hallucinate nothing. The data set's `objects` say what is in a picture.
+"""
+
+import argparse
+
+from eval.benchmark import FREE, Loaded, load, over_split, parser
+from eval.benchmark_report import describe, markdown, write_report
+from eval.metrics import bootstrap_interval
+from eval.pope import NEGATIVES, Probe, ask, pooled, probes
+from eval.ranks import Ranks, launched
+from eval.rows import question_ids
+from eval.segmentation import score, summarise
+from popen.data.safe_io import DataError
+from popen.errors import one_line_errors
+from popen.preference.hallucination import name_pattern
+
+HEADINGS = {
+    "chair_i": "CHAIR_i",
+    "chair_s": "CHAIR_s",
+    "attribute_errors": "attribute errors",
+    "wrong_count": "wrong count",
+    "no_target_acc": "no-target accuracy",
+}
+POPE = ("accuracy", "precision", "recall", "f1", "yes")
+
+
+def answers(loaded: Loaded, ranks: Ranks, args: argparse.Namespace) -> list[dict]:
+    """The rows of `eval.segmentation`, free generation."""
+    vocabulary = name_pattern({name for names in loaded.dataset["objects"][:] for name in names})
+    settings = {"max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size}
+    return over_split(
+        loaded,
+        ranks,
+        lambda _, samples: score(
+            loaded.model, loaded.processor, samples, vocabulary, loaded.thresholds, loaded.arms, **settings
+        ),
+        question_ids(loaded.dataset, loaded.pictures),
+        "free generation",
+    )
+
+
+def probed(loaded: Loaded, ranks: Ranks, negatives: str, args: argparse.Namespace) -> list[dict]:
+    """A row per probe: whether the thing is there, and whether the model says so.
+
+    Raises:
+        DataError: no picture has both things that are there and things that are not.
+    """
+    names = [tuple(own) for own in loaded.dataset.select(range(loaded.pictures))["objects"][:]]
+    asked = probes(names, args.each, negatives, args.seed)
+    if not asked:
+        raise DataError(f"{args.data}: no picture has both things that are there and things that are not")
+    pictures = loaded.dataset.select_columns(["image_id"])
+
+    def name(probe: Probe) -> str:
+        return f"{probe.picture:08d} {probe.name}"
+
+    def said(chunk, samples) -> list[dict]:
+        here = [probe for probe in asked if probe.picture in chunk]
+        images = {number: sample.image for number, sample in zip(chunk, samples, strict=True)}
+        replies = ask(loaded.model, loaded.processor, images, here, args.template)
+        return [
+            {"id": name(p), "picture": pictures[p.picture]["image_id"], "present": p.present, "said": yes}
+            for p, yes in zip(here, replies, strict=True)
+        ]
+
+    return over_split(loaded, ranks, said, [name(probe) for probe in asked], f"{negatives} probes")
+
+
+def pope_numbers(rows: list[dict]) -> dict:
+    """POPE's numbers of one kind of negatives, accuracy with its 95 % interval over pictures."""
+    pictures: dict[str, list[tuple[bool, bool]]] = {}
+    for row in rows:
+        pictures.setdefault(row["picture"], []).append((row["present"], row["said"]))
+    groups = list(pictures.values())
+    interval = bootstrap_interval(groups, lambda drawn: pooled(drawn)["accuracy"])
+    return pooled(groups) | {"accuracy_95": interval, "n": len(rows)}
+
+
+def pope_table(found: dict[str, dict]) -> str:
+    """Markdown, a row per kind of negatives, percent."""
+    lines = ["\n## POPE probes\n", "| negatives | " + " | ".join(POPE) + " | n |", "|" + "---|" * (len(POPE) + 2)]
+    for negatives, own in found.items():
+        low, high = own["accuracy_95"]
+        cells = [f"{100 * own[key]:.1f}" for key in POPE]
+        cells[0] += f" [{100 * low:.1f}, {100 * high:.1f}]"
+        lines.append("| " + " | ".join([negatives, *cells, str(own["n"])]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    args = options()
+    with launched() as ranks:
+        loaded = load(args, ranks)
+        rows = {FREE: answers(loaded, ranks, args)}
+        rows |= {f"pope_{negatives}": probed(loaded, ranks, negatives, args) for negatives in NEGATIVES}
+        if ranks.rank > 0:
+            return
+    summary = describe("hallucination", loaded.pictures, len(loaded.dataset), loaded.thresholds, args)
+    found = [{"arm": arm, "protocol": FREE} | summarise(rows[FREE], arm) for arm in loaded.thresholds]
+    summary["results"] = [
+        {key: value for key, value in own.items() if key.removesuffix("_95") in ("arm", "protocol", "n", *HEADINGS)}
+        for own in found
+    ]
+    summary["pope"] = {negatives: pope_numbers(rows[f"pope_{negatives}"]) for negatives in NEGATIVES}
+    text = markdown("Hallucination", summary, HEADINGS) + pope_table(summary["pope"])
+    write_report(args.out, rows, summary, text)
+
+
+def options() -> argparse.Namespace:
+    made = parser("hallucination", __doc__, protocols=(FREE,), max_new_tokens=512)
+    made.add_argument("--template", default="Find the {}.", help="the question of a probe, {} is the name")
+    made.add_argument("--each", type=int, default=3, help="present and absent things per picture")
+    args = made.parse_args()
+    if "{}" not in args.template or args.each < 1:
+        made.error(f"--template {args.template!r} --each {args.each}: give a {{}} for the name and at least 1 thing")
+    return args
+
+
+if __name__ == "__main__":
+    with one_line_errors("eval.hallucination"):
+        main()

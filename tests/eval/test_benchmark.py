@@ -1,0 +1,146 @@
+"""Each benchmark's command from start to end with the shipped model, and each one's scores where masks are known."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eval import grandf, grefcoco, muse, reasonseg
+from eval.benchmark import Reply, with_one_mask, with_targets
+from eval.benchmark_report import Metric, numbers
+from popen.data.schema import write_dataset
+
+MODEL = Path(__file__).parent.parent.parent / "popen" / "assets" / "popen-tiny"
+EXTRA = {"refcoco": ["--dataset", "refcoco"], "hallucination": ["--each", "1"]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, samples):
+    """Two scenes as split `val`: questions with one target, with several and with none."""
+    root = tmp_path_factory.mktemp("benchmark")
+    write_dataset(samples[:2], root, "val")
+    counts = {len(q.masks) for s in samples[:2] for q in s.questions}
+    assert {0, 1} < counts
+    return root
+
+
+def evaluate(monkeypatch, name, data, out, *options):
+    """Runs `python -m eval.<name>` and returns its summary and report."""
+    argv = ["--model", str(MODEL), "--data", str(data), "--out", str(out), "--max-new-tokens", "40"]
+    monkeypatch.setattr(sys, "argv", [name, *argv, *EXTRA.get(name, []), *options])
+    importlib.import_module(f"eval.{name}").main()
+    return json.loads((out / "summary.json").read_text()), (out / "report.md").read_text()
+
+
+def rows_of(out, name):
+    return [json.loads(line) for line in (out / f"rows_{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["reasonseg", "refcoco", "grefcoco", "muse", "grandf"])
+def test_every_question_is_scored_once_in_both_protocols(monkeypatch, data, samples, tmp_path, name):
+    summary, report = evaluate(monkeypatch, name, data, tmp_path)
+    questions = [q for s in samples[:2] for q in s.questions]
+    shown = {"free": questions, "forced": questions if name != "grefcoco" else [q for q in questions if q.masks]}
+    assert [(r["protocol"], r["arm"]) for r in summary["results"]] == [("free", "single"), ("forced", "single")]
+    for result in summary["results"]:
+        rows = rows_of(tmp_path, result["protocol"])
+        assert [row["id"] for row in rows] == sorted(q.id for q in shown[result["protocol"]])
+        assert result["n"] == len(rows) and set(result["by_kind"]) == {row["kind"] for row in rows}
+        assert any(row["arms"]["single"]["predicted"] for row in rows), "no mask was scored at all"
+        for metric, value in result.items():
+            interval = result.get(f"{metric}_95")
+            assert interval is None or 0 <= interval[0] <= value <= interval[1] <= 1 + 1e-9
+    assert summary["command"].startswith(f"python -m eval.{name} --model") and summary["thresholds"]
+    assert "| free generation |" in report and "| teacher-forced |" in report
+    assert ("| LISA-7B |" in report) == (name in ("reasonseg", "refcoco"))
+    assert "GSVA-7B (ft)" in report or name in ("muse", "grandf", "reasonseg")
+    good = summary["results"][1]["ciou"]
+    assert good > 0.5, f"the shipped model knows scenes, and true words were given: cIoU {good}"
+
+
+def test_forced_words_give_no_accuracy_of_denials(monkeypatch, data, tmp_path):
+    summary, report = evaluate(monkeypatch, "grefcoco", data, tmp_path, "--answers", "forced")
+    (result,) = summary["results"]
+    assert result["n_acc"] is None and result["n_acc_95"] is None and "| – |" in report
+
+
+def test_hallucinations_and_probes(monkeypatch, data, samples, tmp_path):
+    summary, report = evaluate(monkeypatch, "hallucination", data, tmp_path)
+    (result,) = summary["results"]
+    assert result["n"] == sum(len(s.questions) for s in samples[:2]) and 0 <= result["chair_i"] <= 1
+    assert set(summary["pope"]) == {"random", "popular", "adversarial"}
+    for negatives, own in summary["pope"].items():
+        assert own["n"] == len(rows_of(tmp_path, f"pope_{negatives}")) == 2 * 2
+        assert f"| {negatives} | {100 * own['accuracy']:.1f} [" in report
+
+
+def test_part_of_a_split_and_the_ensemble_are_labelled(monkeypatch, data, samples, tmp_path):
+    options = ("--max-rows", "1", "--answers", "free", "--ensemble", "2")
+    summary, report = evaluate(monkeypatch, "reasonseg", data, tmp_path, *options)
+    assert [r["arm"] for r in summary["results"]] == ["single", "ensemble"]
+    assert summary["results"][0]["n"] == len(samples[0].questions)
+    assert "Only the first 1 of 2 pictures: compares with nothing below." in report
+
+
+@pytest.mark.parametrize("options", [("--ensemble", "-1"), ("--max-rows", "0")])
+def test_options_out_of_range_are_refused(monkeypatch, data, tmp_path, options):
+    with pytest.raises(ValueError, match=options[0]):
+        evaluate(monkeypatch, "reasonseg", data, tmp_path, *options)
+
+
+def truth_reply(sample, question, size=4.0):
+    """The true masks as logits."""
+    height, width = sample.image.size[::-1]
+    masks = torch.from_numpy(question.decoded_masks(height, width))
+    return Reply(question.answer, question.phrases, torch.where(masks, size, -size).reshape(-1, height, width))
+
+
+@pytest.mark.parametrize("benchmark", [reasonseg, grefcoco, muse, grandf], ids=lambda module: module.__name__)
+def test_perfect_masks_score_one(samples, benchmark):
+    rows = []
+    for sample in samples:
+        for q in sample.questions:
+            row = {"picture": sample.image_id, "item": sample.image_id, "targets": len(q.masks)}
+            row |= {"predicted": len(q.masks)} | benchmark.score(sample, q, truth_reply(sample, q))
+            rows.append(json.loads(json.dumps(row)))
+    for name, value in numbers(rows, benchmark.METRICS).items():
+        if name != "n":
+            assert value == pytest.approx((1, 1) if name.endswith("_95") else 1, abs=1e-4), name
+
+
+def test_all_masks_of_an_answer_are_held_against_the_truth_together(samples):
+    """Halves of the one target, as two masks, are the target."""
+    sample, question = next((s, q) for s in samples for q in s.questions if len(q.masks) == 1)
+    whole = truth_reply(sample, question).logits[0]
+    upper = whole.clone()
+    upper[len(upper) // 2 :] = -4.0
+    lower = whole.clone()
+    lower[: len(lower) // 2] = -4.0
+    intersection, union = reasonseg.score(sample, question, Reply("", (), torch.stack([upper, lower])))["counts"]
+    assert intersection == union > 0
+
+
+def test_an_invention_is_a_slot_in_grandf(samples):
+    sample, question = next((s, q) for s in samples for q in s.questions if len(q.masks) == 1)
+    logits = truth_reply(sample, question).logits
+    row = grandf.score(sample, question, Reply("", (), torch.cat([logits, -logits])))
+    row |= {"targets": 1, "predicted": 2}
+    assert row["found"] == 1 and len(row["counts"]) == 2
+    assert grandf.share_found([row], "targets") == 1 and grandf.share_found([row], "predicted") == 0.5
+
+
+def test_what_is_forced():
+    assert with_one_mask("The dog <seg>.") == with_targets("The dog <seg>.") == "The dog <seg>."
+    assert with_one_mask("There is no dog.") == "<seg>" and with_targets("There is no dog.") is None
+
+
+def test_numbers_are_about_their_rows_and_pictures_are_resampled():
+    rows = [{"picture": "a", "x": 0.0}, {"picture": "b", "x": 1.0}]
+    mean = lambda own: float(np.mean([row["x"] for row in own]))  # noqa: E731
+    some = {"mean": Metric("m", mean), "high": Metric("h", mean, lambda row: row["x"] > 0.5, interval=False)}
+    assert numbers(rows, some) == {"n": 2, "mean": 0.5, "mean_95": (0.0, 1.0), "high": 1.0}
+    assert numbers(rows[:1], some) == {"n": 1, "mean": 0.0, "mean_95": (0.0, 0.0), "high": None}
