@@ -248,6 +248,7 @@ def grandf_row(picture: CaptionedPicture, root: str | Path, source: str, max_pix
         asked = ASKED[(len(questions) + sum(picture.file.encode())) % len(ASKED)]  # by picture, not by chance
         encoded = tuple(map(rle.encode, united))
         questions.append(Question(f"{where}/{number}", "caption", asked, answer, phrases, encoded))
-    objects = tuple(sorted({phrase for question in questions for phrase in question.phrases}))
+    named = {phrase.lower() for question in questions for phrase in question.phrases}
+    objects = tuple(sorted({re.sub(r"^(an?|the|some)\s+(?=\w)", "", phrase) for phrase in named}))
     row = Sample(image, where, objects, empty_ignore(height, width), tuple(questions)).to_row()
     return Converted({**row, "image": {"bytes": file.read_bytes(), "path": None}}, left_out)

@@ -13,6 +13,8 @@ import numpy as np
 from popen.data.safe_io import DataError
 from popen.data.schema import load_split
 
+MOST_ROWS = 10**8  # of an order, which is kept in memory
+
 
 def load_mixture(
     paths: str | Sequence[str], split: str, rates: Sequence[float] | None = None, seed: int = 0
@@ -50,9 +52,15 @@ def mixture_order(sizes: Sequence[int], rates: Sequence[float], seed: int) -> np
         sizes: rows of each set, positive; rates: positive, in any unit.
     Returns:
         int64 indices into the sets laid end to end.
+    Raises:
+        DataError: rates under which the order would have over `MOST_ROWS` rows.
     """
     shares = [rate / math.fsum(rates) for rate in rates]
     length = max(size / share for size, share in zip(sizes, shares, strict=True))
+    if length > MOST_ROWS:
+        raise DataError(
+            f"rates: {list(rates)} for {list(sizes)} rows make over {MOST_ROWS} an epoch; bring them closer"
+        )
     rows, places = [], []
     for number, (size, share) in enumerate(zip(sizes, shares, strict=True)):
         count = max(size, round(length * share))

@@ -22,7 +22,7 @@ from popen.data.schema import SEG, Question, Sample
 
 LEAST_PIXELS = 16  # fewer of a class are noise at its border, and nobody could point at them
 MOST_UNKNOWN = 0.1  # of the picture: with more of it unlabelled, a class that has no label may still be there
-MOST_ASKED = 10  # classes of one picture; the row is one training sequence
+MOST_ASKED = 12  # classes of one picture; the row is one training sequence
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 MANY = PLURAL | {"blinds", "clothes", "clouds", "eye glasses", "eyeglasses", "leaves", "waterdrops"}
@@ -34,7 +34,7 @@ ASKED = (
     "Outline the {} in this picture.",
     "Which pixels belong to the {}?",
 )
-ASKED_IF = ("Is there any {}? Segment it.", "Are there any {}? Segment them.")
+ASKED_IF = ("Is there any {}? Segment it.", "Are there any {}? Segment them.")  # of one name, there or not
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,12 @@ def _draft(regions: Sequence[Region], kind: str, rng: random.Random) -> tuple:
     be = "are" if len(regions) > 1 or regions[0].name in MANY else "is"
     phrases = tuple(region.name for region in regions)
     masks = tuple(rle.encode(region.mask_HW) for region in regions)
-    return kind, rng.choice(ASKED).format(named), f"The {said} {be} here.", phrases, masks
+    question = rng.choice(ASKED).format(named) if len(regions) > 1 else _ask(named, rng)
+    return kind, question, f"The {said} {be} here.", phrases, masks
+
+
+def _ask(name: str, rng: random.Random) -> str:
+    return rng.choice((*ASKED, ASKED_IF[name in MANY])).format(name)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -109,8 +114,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _no_target(name: str, rng: random.Random) -> tuple:
-    question = rng.choice((*ASKED, ASKED_IF[name in MANY])).format(name)
-    return "no_target", question, f"There {'are' if name in MANY else 'is'} no {name} in the picture.", (), ()
+    answer = f"There {'are' if name in MANY else 'is'} no {name} in the picture."
+    return "no_target", _ask(name, rng), answer, (), ()
 
 
 def read_regions(
@@ -162,7 +167,7 @@ def labelled_pictures(pictures: str | Path, labels: str | Path, suffix: str = ""
         name = stem.removesuffix(suffix)
         if name not in found or not stem.endswith(suffix):
             raise DataError(f"{labels}/{file}: no picture {name}.* in {pictures}; fetch it or remove the label")
-        pairs.append(LabelledPicture(name, inside(pictures, found.pop(name)), inside(labels, file)))
+        pairs.append(LabelledPicture(name, Path(pictures) / found.pop(name), Path(labels) / file))
     return pairs, Counter({"pictures without a label PNG": len(found)} if found else {})
 
 
@@ -187,8 +192,10 @@ def semantic_row(
     Raises:
         DataError: a broken file, sizes that differ, or labels not in the class list.
     """
-    image = read_image(pair.picture, max_pixels)
-    labels_HW = classes.labels_HW(read_label_png(pair.labels, max_pixels), str(pair.labels))
+    picture = inside(pair.picture.parent, pair.picture.name)
+    image = read_image(picture, max_pixels)
+    labels = read_label_png(inside(pair.labels.parent, pair.labels.name), max_pixels)
+    labels_HW = classes.labels_HW(labels, str(pair.labels))
     if labels_HW.shape != image.size[::-1]:
         raise DataError(
             f"{pair.labels}: {labels_HW.shape[1]}x{labels_HW.shape[0]}, its picture is {image.size[0]}x"
@@ -206,4 +213,4 @@ def semantic_row(
     questions, unasked = questions_for(where, regions, absent, rng)
     objects = tuple(region.name for region in regions)
     row: Mapping[str, Any] = Sample(image, where, objects, rle.encode(ignore_HW), questions).to_row()
-    return Converted({**row, "image": {"bytes": pair.picture.read_bytes(), "path": None}}, left_out + unasked)
+    return Converted({**row, "image": {"bytes": picture.read_bytes(), "path": None}}, left_out + unasked)

@@ -113,7 +113,7 @@ def masks_of(question):
 def test_phrases_with_their_places(tmp_path, form):
     sample, left_out = convert(tmp_path, [spans()] if form == "spans" else FLICKR)
     (question,) = sample.questions
-    assert (sample.image_id, sample.objects) == ("grandf/train/a", ("A dog", "the red car"))
+    assert (sample.image_id, sample.objects) == ("grandf/train/a", ("dog", "red car"))
     assert (question.id, question.kind) == ("grandf/train/a/0", "caption")
     assert question.question in ASKED
     assert question.answer == "A dog <seg> beside the red car <seg> and a dog"

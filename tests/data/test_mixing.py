@@ -122,6 +122,11 @@ def test_rates_that_are_none_are_refused(folders, rates, message):
         load_mixture(folders, "train", rates)
 
 
+def test_an_order_too_long_for_memory_is_refused():
+    with pytest.raises(DataError, match=r"rates: \[1, 1000\] for \[1000000, 10\] rows make over 100000000 an epoch"):
+        mixture_order((1_000_000, 10), (1, 1000), 0)
+
+
 def test_folders_that_do_not_do_are_named(folders):
     with pytest.raises(DataError, match="names a folder twice; raise its rate instead"):
         load_mixture([folders[0]] * 2, "train")
