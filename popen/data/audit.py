@@ -98,7 +98,7 @@ def audit_dataset(path: str | Path, splits: list[str] | None = None) -> Audit:
 
     there = split_names(path)
     seen = _Seen()
-    for split in splits or there:
+    for split in dict.fromkeys(splits or there):
         try:
             dataset = load_split(path, split)
         except DataError as error:
@@ -122,7 +122,7 @@ class _Seen:
         self.pictures: dict[bytes, tuple[str, str]] = {}
 
     def faults(self, row: Mapping[str, Any], image: Image.Image | None, split: str, place: str) -> Iterator[Fault]:
-        for name in (question["id"] for question in row["questions"] or () if question["id"]):
+        for name in (question["id"] for question in row["questions"] or () if question and question["id"]):
             if name in self.questions:
                 what = f"the question id also stands in {self.questions[name]}; rename one"
                 yield Fault("question id twice", what, name)
@@ -163,12 +163,15 @@ def _faults(row: Mapping[str, Any], counts: SplitCounts, seen: _Seen, split: str
         else:
             ignore_HW = rle.decode(row["ignore"])
             size = ignore_HW.shape  # stands in for a picture that cannot be read
-    objects = [name.lower() for name in row["objects"] or ()]
-    for question in row["questions"] or ():
+    objects = [name for name in row["objects"] or () if (name or "").strip()]
+    if row["objects"] is not None and len(objects) != len(row["objects"]):
+        yield Fault("blank text", "an object is blank; name it or remove it")
+    questions = [question for question in row["questions"] or () if question is not None]
+    for question in questions:
         yield from _question_faults(question, size, ignore_HW, objects, counts)
-    answers = _padded(" ".join(question["answer"] or "" for question in row["questions"] or ()))
+    answers = _padded(" ".join(question["answer"] or "" for question in questions))
     counts.unnamed += sum(_padded(name) not in answers for name in objects)
-    if row["questions"] == []:
+    if row["questions"] is not None and not questions:
         yield Fault("no questions", "the row has no questions; remove it", "", False)
 
 

@@ -118,10 +118,12 @@ def test_rows_with_broken_columns(tmp_path):
         row(3, objects=None),
         row(4, questions=[]),
         row(5, question("q5", masks=[square(width=70)]), image=None),
+        row(6, question("q6", masks=[None], kind=None), objects=["dog", None]),
+        row(7, questions=[None]),
     ]
     audit = audit_dataset(write(tmp_path, "train", rows))
-    assert audit.errors == {"bad picture": 1, "bad mask": 2, "blank text": 1, "missing column": 2}
-    assert audit.warnings == {"no questions": 1, "phrase beyond objects": 1}
+    assert audit.errors == {"bad picture": 1, "bad mask": 3, "blank text": 2, "missing column": 2}
+    assert audit.warnings == {"no questions": 2, "phrase beyond objects": 1, "blank text": 1}
     text = "\n".join(audit.lines)
     assert "row 0: image-0: picture: not a picture" in text
     assert "row 1: image-1: ignore: of size [40, 60]" in text
@@ -129,6 +131,8 @@ def test_rows_with_broken_columns(tmp_path):
     assert "row 3: image-3: 'objects' is missing" in text
     assert "row 4: image-4: the row has no questions" in text
     assert "row 5: image-5: q5: mask 0: of size [40, 70], the picture's is [40, 50]" in text  # by the ignore mask
+    assert "row 6: image-6: q6: mask 0: RLE: expected" in text
+    assert "row 6: image-6: an object is blank" in text
 
 
 def test_ids_and_pictures_in_and_between_splits(tmp_path):
