@@ -246,10 +246,10 @@ def test_the_size_is_checked_first(size):
 def test_outlines_at_the_limit_take_a_moment_only():
     rng = np.random.default_rng(2)
     points = rng.integers(0, 60, (MAX_POINTS // 4, 2)).tolist()
-    start = time.perf_counter()
+    start = time.process_time()
     filled_mask(points, 60, 60)
     coco_mask([[v for p in points[: MAX_POINTS // 8] for v in p]], 60, 60)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_every_form_of_a_segmentation():

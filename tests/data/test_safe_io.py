@@ -213,6 +213,17 @@ def test_good_json_is_read_with_and_without_bom(tmp_path):
         assert read_json(tmp_path / "a.json") == value
 
 
+def test_another_encoding_is_tried_where_the_format_allows_it(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes('["café’s"]'.encode("cp1252"))
+    assert read_json(path, fallback="cp1252") == ["café’s"]
+    path.write_bytes('["café’s"]'.encode())
+    assert read_json(path, fallback="cp1252") == ["café’s"]
+    path.write_bytes(b'\n["\x81"]')  # stands for nothing in either
+    with pytest.raises(DataError, match=r"a\.json:2: not UTF-8 or cp1252; save the file as UTF-8"):
+        read_json(path, fallback="cp1252")
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.binary(min_size=1, max_size=40) | st.text('[]{}":,0123456789.eE-naulstrfNIity\\d', min_size=1).map(str.encode)

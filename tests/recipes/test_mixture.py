@@ -1,12 +1,14 @@
 """recipes/sft.py on several data sets."""
 
 import importlib.util
+import inspect
 import json
 from pathlib import Path
 
 import pytest
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
+from trl import TrlParser
 
 from popen.data.mixing import load_mixture, mixture_order
 from popen.data.safe_io import DataError
@@ -50,17 +52,14 @@ def test_a_mixture_is_trained_on(sft, tiny, tmp_path):
         write_dataset((sample(first + i) for i in range(count)), tmp_path / name, "train")
     folders = [str(tmp_path / name) for name in "ab"]
 
-    def run(rates):
-        training = sft.SFTArguments(
-            output_dir=str(tmp_path / "run"), seed=3, max_steps=2, per_device_train_batch_size=2, use_cpu=True,
-            report_to="none", disable_tqdm=True, logging_steps=1, save_strategy="no",
-        )  # fmt: skip
-        script = sft.ScriptArguments(
-            model_name_or_path=str(tmp_path / "model"), dataset=folders, rates=rates, attn_implementation="eager"
-        )
-        sft.main(script, training)
+    def run(*rates):
+        shown = f"""--model_name_or_path {tmp_path / "model"} --attn_implementation eager --dataset {" ".join(folders)}
+            --output_dir {tmp_path / "run"} --seed 3 --max_steps 2 --per_device_train_batch_size 2 --use_cpu true
+            --report_to none --disable_tqdm true --logging_steps 1 --save_strategy no --rates"""
+        parser = TrlParser(tuple(p.annotation for p in inspect.signature(sft.main).parameters.values()))
+        sft.main(*parser.parse_args_and_config([*shown.split(), *rates]))
 
-    run([1.0, 3.0])
+    run("1", "3")
     ids = sft.trainers[0].train_dataset["image_id"][:]
     assert len(ids) == 4 + 12
     assert [ids.count("scene-100"), ids.count("scene-101")] == [6, 6]
@@ -68,4 +67,4 @@ def test_a_mixture_is_trained_on(sft, tiny, tmp_path):
     history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 2]
     with pytest.raises(DataError, match=r"rates: \[1\.0\] for 2 data sets"):
-        run([1.0])
+        run("1")
