@@ -67,6 +67,19 @@ def _demo(args: argparse.Namespace) -> int:
     return subprocess.call([sys.executable, str(script), "--config", "recipes/demo.yaml", *args.options], cwd=root)
 
 
+def _data_check(args: argparse.Namespace) -> int:
+    from popen.data.audit import audit_dataset
+
+    audit = audit_dataset(args.path, args.split)
+    print(*audit.lines, sep="\n", end="\n" if audit.lines else "")
+    for split, counts in audit.counts.items():
+        print(*counts.lines(split), sep="\n")
+    for name, found in (("errors", audit.errors), ("warnings", audit.warnings)):
+        sorts = ", ".join(f"{sort} {count}" for sort, count in sorted(found.items()))
+        print(f"{found.total()} {name}{f' ({sorts})' if sorts else ''}")
+    return 1 if audit.errors else 0
+
+
 def _env(args: argparse.Namespace) -> None:
     import importlib.metadata
     import os
@@ -103,6 +116,13 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = verbs.add_parser("demo", help="mine, tune, ensemble and evaluate popen-tiny, and write a report")
     demo.set_defaults(run=_demo)
+
+    data = verbs.add_parser("data", help="look after a data set in popen's schema")
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="check every row and question, and count what there is, before training")
+    check.add_argument("path", help="folder of the data set")
+    check.add_argument("--split", action="append", help="only this split; may be given again; all by default")
+    check.set_defaults(run=_data_check)
 
     env = verbs.add_parser("env", help="print versions and devices, for bug reports")
     env.set_defaults(run=_env)

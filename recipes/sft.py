@@ -3,6 +3,11 @@
     accelerate launch --config_file accelerate_config.yaml recipes/sft.py --config recipes/sft_tiny.yaml
 
 Every key of the YAML can be overridden on the command line; an unknown key is an error that names it.
+Several data sets are mixed at given rates, here at LISA's:
+
+    dataset: [runs/semantic, runs/refer, runs/vqa, runs/reasonseg]
+    rates: [9, 3, 3, 1]
+
 `resume_from_checkpoint: true` goes on from the newest whole checkpoint in `output_dir`.
 """
 
@@ -10,7 +15,7 @@ from dataclasses import dataclass, field
 
 from transformers import set_seed
 
-from popen.data.schema import load_split
+from popen.data.mixing import load_mixture
 from popen.lvlm.loading import load_model
 from popen.recipe import run
 from popen.training import SegmentationSFTTrainer, SFTArguments
@@ -23,7 +28,10 @@ class ScriptArguments:
     """What to train and on what."""
 
     model_name_or_path: str = field(metadata={"help": "A popen model folder or Hub id."})
-    dataset: str = field(metadata={"help": "Folder of a data set in popen's schema."})
+    dataset: str | list[str] = field(metadata={"help": "Folder of a data set in popen's schema, or several."})
+    rates: list[float] | None = field(
+        default=None, metadata={"help": "How often rows of each data set are drawn; every row once by default."}
+    )
     split: str = field(default="train", metadata={"help": "Split to train on."})
     freeze_vision: bool = field(
         default=False, metadata={"help": "Train the language model and the codebook only, on an aligned model."}
@@ -44,7 +52,7 @@ def main(script: ScriptArguments, training: SFTArguments, lora: LoraArguments) -
         model.freeze_vision()
     if lora.use_peft:
         model = with_lora(model, lora)
-    rows = load_split(script.dataset, script.split)
+    rows = load_mixture(script.dataset, script.split, script.rates, training.seed)
     if script.max_rows is not None:
         rows = rows.select(range(min(script.max_rows, len(rows))))
     trainer = SegmentationSFTTrainer(model, training, train_dataset=rows, processor=processor)

@@ -87,7 +87,7 @@ def questions_for(
     asked: list[tuple[str, str, str, list[str], list[np.ndarray]]] = []  # kind, question, answer, phrases, masks
     for name in present:
         group = [segment for segment in segments if segment.category.name == name]
-        if name in crowds or any(other != name and _covers(name, other) for other in present):
+        if name in crowds or any(other != name and covers(name, other) for other in present):
             continue  # "the wall" is no clear request beside a brick wall, nor "the person" beside a crowd
         masks = [segment.mask_HW for segment in group]
         if not any(segment.category.is_thing for segment in group):
@@ -103,7 +103,7 @@ def questions_for(
         {
             category.name
             for category in categories
-            if category.is_thing and not any(_covers(category.name, o) or _covers(o, category.name) for o in present)
+            if category.is_thing and not any(covers(category.name, o) or covers(o, category.name) for o in present)
         }
     )
     if absent:
@@ -116,7 +116,7 @@ def questions_for(
     )
 
 
-def _covers(general: str, name: str) -> bool:
+def covers(general: str, name: str) -> bool:
     """Whether a `name` may be called a `general`: a brick wall is a wall, and a teddy bear too near to a bear."""
     return name == general or name.endswith(" " + general)
 

@@ -100,6 +100,29 @@ def read_label_png(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray
         raise DataError(f"{path}: cannot be decoded ({_line(error)}); fetch or export it again") from error
 
 
+def read_text(path: str | Path, max_bytes: int = 2**26, fallback: str | None = None) -> str:
+    """Read UTF-8 text; a BOM is passed over.
+
+    Args:
+        fallback: the encoding of a file that is not UTF-8, where the format allows one.
+    Raises:
+        DataError: missing, empty, over `max_bytes`, or of another encoding; names the line.
+    """
+    data = _read_bytes(path, max_bytes)
+    try:
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            if fallback is None:
+                raise
+            return data.decode(fallback)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}:{line}: not UTF-8{f' or {fallback}' if fallback else ''}; save the file as UTF-8"
+        ) from None
+
+
 def read_json(path: str | Path, max_bytes: int = 2**31, fallback: str | None = None) -> Any:
     """Read strict JSON: UTF-8 (a BOM is passed over), finite numbers, each key once.
 
@@ -108,19 +131,7 @@ def read_json(path: str | Path, max_bytes: int = 2**31, fallback: str | None = N
     Raises:
         DataError: missing, over `max_bytes`, or not that; names the line when it is known.
     """
-    data = _read_bytes(path, max_bytes)
-    try:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            if fallback is None:
-                raise
-            text = data.decode(fallback)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8{f' or {fallback}' if fallback else ''}; save the file as UTF-8"
-        ) from None
+    text = read_text(path, max_bytes, fallback)
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
         if re.search(r"\\u[dD][89a-fA-F]", text):  # half of a pair parses, and breaks whoever writes it again

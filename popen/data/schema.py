@@ -204,10 +204,8 @@ def load_split(path: str | Path, split: str) -> datasets.Dataset:
         DataError: no such folder, no such split (names those there), broken files, or other columns than FEATURES.
     """
     target = _split_folder(path, split)
-    if not Path(path).is_dir():
-        raise DataError(f"{path}: no such dataset folder; check the path or run the converter of data_tools")
-    if not _is_split(target):
-        there = sorted(folder.name for folder in Path(path).iterdir() if folder.name[0] != "." and _is_split(folder))
+    there = _splits(path)
+    if split not in there:
         raise DataError(f"{path}: no split {split!r}; there: {', '.join(there) or 'none'}")
     try:
         dataset = datasets.load_from_disk(str(target))
@@ -219,6 +217,14 @@ def load_split(path: str | Path, split: str) -> datasets.Dataset:
             state = "differs from" if column in FEATURES and column in dataset.features else "is not in both it and"
             raise DataError(f"{target}: column {column!r} {state} the schema; convert the data again")
     return dataset
+
+
+def split_names(path: str | Path) -> list[str]:
+    """Name the splits of a data set in alphabetical order; DataError where there is no such folder or none in it."""
+    there = _splits(path)
+    if not there:
+        raise DataError(f"{path}: no split in it; write one with write_dataset or a converter of data_tools")
+    return there
 
 
 def check_unique_ids(dataset: datasets.Dataset) -> None:
@@ -285,6 +291,12 @@ def _split_folder(path: str | Path, split: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", split):
         raise DataError(f"split {split!r}: use letters, digits, '-' and '_' only")
     return Path(path) / split
+
+
+def _splits(path: str | Path) -> list[str]:
+    if not Path(path).is_dir():
+        raise DataError(f"{path}: no such dataset folder; check the path or run the converter of data_tools")
+    return sorted(folder.name for folder in Path(path).iterdir() if folder.name[0] != "." and _is_split(folder))
 
 
 def _is_split(folder: Path) -> bool:

@@ -9,7 +9,16 @@ from PIL import Image
 
 from popen.data import rle, schema
 from popen.data.safe_io import DataError, StorageError
-from popen.data.schema import FEATURES, Question, Sample, check_unique_ids, empty_ignore, load_split, write_dataset
+from popen.data.schema import (
+    FEATURES,
+    Question,
+    Sample,
+    check_unique_ids,
+    empty_ignore,
+    load_split,
+    split_names,
+    write_dataset,
+)
 
 HEIGHT, WIDTH = 6, 8
 
@@ -183,6 +192,17 @@ def test_what_is_no_split_is_not_replaced(tmp_path):
     for split in ("", "../train", "a/b", ".hidden"):
         with pytest.raises(DataError, match="split"):
             write_dataset([sample()], tmp_path, split)
+
+
+def test_split_names(tmp_path):
+    with pytest.raises(DataError, match="no such dataset folder"):
+        split_names(tmp_path / "none")
+    with pytest.raises(DataError, match="no split in it"):
+        split_names(tmp_path)
+    for split in ("val", "train"):
+        write_dataset([sample()], tmp_path, split)
+    (tmp_path / "notes").mkdir()
+    assert split_names(tmp_path) == ["train", "val"]
 
 
 def test_load_split_says_what_is_there(tmp_path):

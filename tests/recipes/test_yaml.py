@@ -128,6 +128,18 @@ def test_resume_can_be_asked_for(name, how, tmp_path):
     assert recipe(name).resume_path(training) == str(whole)
 
 
+@pytest.mark.parametrize("how", ["yaml", "command line"])
+def test_several_data_sets_at_given_rates(how, tmp_path):
+    file = RECIPES / "sft_tiny.yaml"
+    options = ("--dataset", "a", "b", "--rates", "9", "0.5")
+    if how == "yaml":
+        lines = [line for line in file.read_text().splitlines() if not line.startswith("dataset:")]
+        file, options = tmp_path / "mixed.yaml", ()
+        file.write_text("\n".join([*lines, "dataset: [a, b]", "rates: [9, 0.5]"]))
+    script = parse("sft", "--config", file, *options)[0]
+    assert (script.dataset, script.rates) == (["a", "b"], [9, 0.5])
+
+
 def test_mining_without_candidates_is_refused():
     with pytest.raises(ValueError, match="candidates = 0"):
         parse("mine", "--config", RECIPES / "mine_tiny.yaml", "--candidates", "0")
