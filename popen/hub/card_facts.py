@@ -33,7 +33,9 @@ class CardFacts:
 
     def __post_init__(self):
         if self.licence is not None and not LICENCE.fullmatch(self.licence):
-            raise DataError(f"licence {self.licence!r}: give an identifier of the Hub's list, as apache-2.0 or cc-by-4.0")
+            raise DataError(
+                f"licence {self.licence!r}: give an identifier of the Hub's list, as apache-2.0 or cc-by-4.0"
+            )
         if self.summary is not None:
             arms = self.summary.get("arms") if isinstance(self.summary, Mapping) else None
             if not isinstance(arms, Mapping) or not all(isinstance(numbers, Mapping) for numbers in arms.values()):

@@ -40,4 +40,6 @@ def check_card(text: str, name: str, repo_type: str = "model") -> None:
         (ModelCard if repo_type == "model" else DatasetCard)(text)
     except (yaml.YAMLError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{name}: its metadata cannot be used ({reason}); correct what stands between the ---") from None
+        raise DataError(
+            f"{name}: its metadata cannot be used ({reason}); correct what stands between the ---"
+        ) from None

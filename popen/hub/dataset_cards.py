@@ -13,9 +13,10 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 MEANINGS = {
     "preferences": """\
 `text` holds pairs of answers: `chosen` is preferred to `rejected`, `…_changed` marks the tokens that differ, and
-`ref_…_logps` are the log-probabilities the mined model gives them. `seg` holds, for each target of a picture, IoUs and
-embeddings of its candidate masks, which of them is superior, medium and inferior, and the pixels on which they differ
-with the mined model's logits there. `row` is the picture's row in the mined split: pictures are not part of this set.""",
+`ref_…_logps` are the log-probabilities the mined model gives them. `seg` holds, for each target of a picture, IoUs
+and embeddings of its candidate masks, which of them is superior, medium and inferior, and the pixels on which they
+differ with the mined model's logits there. `row` is the picture's row in the mined split: pictures are not part of
+this set.""",
     "dataset": """\
 A row is a picture with its questions. In an `answer` a `<seg>` stands after each phrase that has a mask; `phrases` and
 `masks` hold them in that order. `objects` is everything visible, `ignore` the pixels nobody labelled. Masks are COCO

@@ -14,7 +14,14 @@ PROCESSOR = ("*processor*.json", "*token*.json", "vocab.*", "merges.txt", "token
 SPLIT = ("data-*.arrow", "state.json", "dataset_info.json")
 # the files of each kind: these are shared, whatever else lies beside them stays at home
 FILES: dict[Kind, tuple[str, ...]] = {
-    "model": ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", *PROCESSOR, *TEXTS),
+    "model": (
+        "config.json",
+        "generation_config.json",
+        "*.safetensors",
+        "*.safetensors.index.json",
+        *PROCESSOR,
+        *TEXTS,
+    ),
     "adapter": ("adapter_config.json", "adapter_model.safetensors", *PROCESSOR, *TEXTS),
     "preferences": ("mining.json", *(f"{stream}/{name}" for stream in ("text", "seg") for name in SPLIT), *TEXTS),
     "dataset": (*(f"*/{name}" for name in SPLIT), *TEXTS),

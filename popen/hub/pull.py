@@ -46,7 +46,9 @@ def load_adapter(name_or_path: str | Path, base: str | Path | None = None, revis
         adapted = PeftModel.from_pretrained(model, str(folder))
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{name_or_path}: does not fit {base} ({reason}); give the base model it was made for") from error
+        raise DataError(
+            f"{name_or_path}: does not fit {base} ({reason}); give the base model it was made for"
+        ) from error
     lost = names ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if lost:
         raise DataError(f"{name_or_path}: {len(lost)} weights do not fit {base}, first {min(lost)}; give its own base")

@@ -1,11 +1,10 @@
 """Uploads a model, an adapter, a preference set or a data set to the Hub; what breaks off can be run again."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -48,9 +47,13 @@ def push(
     """
     shared = recognise(folder)
     _check_name(repo_id)
+    if is_offline_mode():
+        raise DataError(f"{repo_id}: HF_HUB_OFFLINE is set, so nothing can be pushed; unset it")
     if remote_code and shared.kind != "model":
         raise DataError(f"{folder}: a {shared.kind} has no code to export; leave --export-remote-code out")
     written = card(repo_id, shared, facts or CardFacts(), remote_code)
+    if CARD in shared.files:
+        check_card((shared.path / CARD).read_text(encoding="utf-8"), str(shared.path / CARD), shared.repo_type)
     with TemporaryDirectory(prefix="popen-push-") as work:
         stage = Path(work) / "stage"
         _stage(shared, stage, remote_code)
@@ -91,9 +94,8 @@ def _upload(api: HfApi, shared: SharedFolder, stage: Path, repo_id, private, rev
         raise DataError(f"{repo_id}: exists and is public; make it private in its settings, or choose another name")
     if revision is not None and revision != "main":
         api.create_branch(repo_id, repo_type=kind, branch=revision, exist_ok=True)
-    whose = "yours"
     if CARD in shared.files:
-        check_card((shared.path / CARD).read_text(encoding="utf-8"), str(shared.path / CARD))
+        whose = "yours"
     elif api.file_exists(repo_id, CARD, repo_type=kind, revision=revision):
         whose = "the repository's own, kept as it is"
     else:
@@ -108,9 +110,7 @@ def _upload(api: HfApi, shared: SharedFolder, stage: Path, repo_id, private, rev
 
 def _one_line(error: Exception, repo_id: str) -> DataError:
     """What the Hub or the connection said, and the way out."""
-    reason = " ".join(str(error.__cause__ or error).split())[:200]
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
-        return DataError(f"{repo_id}: HF_HUB_OFFLINE is set; unset it to push")
+    reason = " ".join(str(error.__cause__ or error).split()).partition(" For more information")[0][:200]
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if status in (401, 403):
         return DataError(

@@ -92,7 +92,9 @@ def rewrite(source: str, module: str) -> tuple[str, list[str]]:
     nodes = [node for node in ast.walk(ast.parse(source)) if _of_popen(node)]
     for node in sorted(nodes, key=lambda node: node.lineno, reverse=True):  # from below, so that line numbers hold
         if not isinstance(node, ast.ImportFrom) or node.level or node.module == "popen":
-            raise ValueError(f"{module}:{node.lineno}: `{ast.unparse(node)}`; write `from popen.part.module import name`")
+            raise ValueError(
+                f"{module}:{node.lineno}: `{ast.unparse(node)}`; write `from popen.part.module import name`"
+            )
         statements, modules = _relative(node)
         needed += modules
         first, last = node.lineno - 1, node.end_lineno - 1
