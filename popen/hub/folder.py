@@ -93,7 +93,7 @@ def _kind(folder: Path, names: list[str]) -> Kind:
 def _whole(folder: Path, names: list[str], kind: Kind, *needed: str) -> Kind:
     for name in needed:
         if name not in names:
-            raise DataError(f"{folder}: a {kind} folder without {name}; write it again")
+            raise DataError(f"{folder}: {name} is missing, so the {kind} cannot be used; write the folder again")
     return kind
 
 

@@ -50,7 +50,7 @@ def push(
     if is_offline_mode():
         raise DataError(f"{repo_id}: HF_HUB_OFFLINE is set, so nothing can be pushed; unset it")
     if remote_code and shared.kind != "model":
-        raise DataError(f"{folder}: a {shared.kind} has no code to export; leave --export-remote-code out")
+        raise DataError(f"{folder}: only a model has code to export; leave --export-remote-code out")
     written = card(repo_id, shared, facts or CardFacts(), remote_code)
     if CARD in shared.files:
         check_card((shared.path / CARD).read_text(encoding="utf-8"), str(shared.path / CARD), shared.repo_type)
@@ -81,6 +81,8 @@ def _stage(shared: SharedFolder, stage: Path, remote_code: bool) -> None:
 
         export_remote_code(shared.path, stage, link=True)
     for name in shared.files:
+        if remote_code and name.endswith(".py"):
+            continue  # of an earlier export
         target = stage / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():

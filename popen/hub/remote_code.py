@@ -45,7 +45,7 @@ def export_remote_code(model_dir: str | Path, out: str | Path, link: bool = Fals
     """
     shared, out = recognise(model_dir), Path(out)
     if shared.kind != "model":
-        raise DataError(f"{model_dir}: a {shared.kind} has no code to export; give the folder of a popen model")
+        raise DataError(f"{model_dir}: only a model has code to export; give the folder of a popen model")
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: is not empty; give a new folder")
     out.mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,7 @@ def mined_folder(shipped, model_folder, data_folder, tmp_path_factory):
     from popen.data.schema import load_split
 
     folder = tmp_path_factory.mktemp("shared") / "mined"
-    settings = MiningArguments(candidates=2, views="embedding", margin=0.0, temperature=2.0)
+    settings = MiningArguments(candidates=4, views="embedding", margin=0.001, temperature=2.0)
     mine(*shipped, load_split(data_folder, "train"), range(2), model_folder, folder, settings)
     return folder
 

@@ -76,10 +76,10 @@ def test_pickled_files_are_refused(copy, model_folder, name):
         ({"config_DOT_json": []}, "config.json: not an object"),
         (
             {"config_DOT_json": {"model_type": "popen"}, "model_DOT_safetensors": "x"},
-            "a model folder without popen_processor.json; write it again",
+            "popen_processor.json is missing, so the model cannot be used; write the folder again",
         ),
-        ({"adapter_config_DOT_json": {}}, "an? adapter folder without adapter_model.safetensors"),
-        ({"mining_DOT_json": {}, "text__state_DOT_json": {}}, "a preferences folder without seg/state.json"),
+        ({"adapter_config_DOT_json": {}}, "adapter_model.safetensors is missing, so the adapter cannot be used"),
+        ({"mining_DOT_json": {}, "text__state_DOT_json": {}}, "seg/state.json is missing, so the preferences cannot be used"),
         ({"claim_DOT_json": {}, "shards__0__seg_DOT_parquet": "x"}, "mining was not finished there"),
     ],
 )

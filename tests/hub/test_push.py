@@ -142,7 +142,7 @@ def test_a_name_that_is_none(hub, model_folder, name, says):
 
 
 def test_code_of_a_data_set(hub, data_folder):
-    with pytest.raises(DataError, match=r"a dataset has no code to export; leave --export-remote-code out"):
+    with pytest.raises(DataError, match=r"only a model has code to export; leave --export-remote-code out"):
         push(data_folder, "org/it", remote_code=True)
 
 

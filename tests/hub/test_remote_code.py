@@ -144,7 +144,7 @@ def test_an_import_without_a_flat_counterpart(line):
 
 
 def test_what_cannot_be_exported(data_folder, model_folder, tmp_path):
-    with pytest.raises(DataError, match=r"a dataset has no code to export; give the folder of a popen model"):
+    with pytest.raises(DataError, match=r"only a model has code to export; give the folder of a popen model"):
         export_remote_code(data_folder, tmp_path / "out")
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match=r"is not empty; give a new folder"):
