@@ -79,7 +79,10 @@ def test_pickled_files_are_refused(copy, model_folder, name):
             "popen_processor.json is missing, so the model cannot be used; write the folder again",
         ),
         ({"adapter_config_DOT_json": {}}, "adapter_model.safetensors is missing, so the adapter cannot be used"),
-        ({"mining_DOT_json": {}, "text__state_DOT_json": {}}, "seg/state.json is missing, so the preferences cannot be used"),
+        (
+            {"mining_DOT_json": {}, "text__state_DOT_json": {}},
+            "seg/state.json is missing, so the preferences cannot be used",
+        ),
         ({"claim_DOT_json": {}, "shards__0__seg_DOT_parquet": "x"}, "mining was not finished there"),
     ],
 )

