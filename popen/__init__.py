@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from popen.hub.auto_classes import register_when_needed
+
 __version__ = "0.1.0"
 __all__ = ["PopenConfig", "PopenForReasoningSegmentation", "PopenProcessor", "__version__"]
 
@@ -16,3 +18,6 @@ def __getattr__(name: str):
 
         return getattr(lvlm, name)
     raise AttributeError(f"module 'popen' has no attribute {name!r}")
+
+
+register_when_needed()

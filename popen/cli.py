@@ -80,6 +80,24 @@ def _data_check(args: argparse.Namespace) -> int:
     return 1 if audit.errors else 0
 
 
+def _push(args: argparse.Namespace) -> None:
+    from popen.hub.cards import CardFacts
+    from popen.hub.push import push
+
+    facts = CardFacts.read(
+        config=args.config, summary=args.summary, base_model=args.base_model, data=args.data,
+        command=args.command, licence=args.license,
+    )  # fmt: skip
+    pushed = push(
+        args.folder, args.repository, private=args.private, revision=args.revision,
+        remote_code=args.export_remote_code, facts=facts,
+    )  # fmt: skip
+    print(f"pushed to {pushed.url}")
+    print(f"README.md: {pushed.card}")
+    if pushed.left_out:
+        print(f"left at home: {', '.join(pushed.left_out)}")
+
+
 def _env(args: argparse.Namespace) -> None:
     import importlib.metadata
     import os
@@ -123,6 +141,20 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("path", help="folder of the data set")
     check.add_argument("--split", action="append", help="only this split; may be given again; all by default")
     check.set_defaults(run=_data_check)
+
+    push = verbs.add_parser("push", help="share a model, an adapter, a preference set or a data set on the Hub")
+    push.add_argument("folder", metavar="DIR")
+    push.add_argument("repository", metavar="ORG/NAME")
+    push.add_argument("--private", action="store_true", help="only its owner sees the repository")
+    push.add_argument("--revision", metavar="BRANCH", help="branch to push to, made if need be; main by default")
+    push.add_argument("--export-remote-code", action="store_true", help="so that the model loads without popen, too")
+    push.add_argument("--base-model", metavar="ID", help="for the card: what the model was tuned from")
+    push.add_argument("--data", metavar="ID", help="for the card: the data set, a Hub id or words")
+    push.add_argument("--command", metavar="LINE", help="for the card: the command that trained or mined it")
+    push.add_argument("--config", metavar="FILE", help="for the card: the recipe's YAML")
+    push.add_argument("--summary", metavar="FILE", help="for the card: a summary.json of eval.segmentation")
+    push.add_argument("--license", metavar="ID", help="for the card, as apache-2.0")
+    push.set_defaults(run=_push)
 
     env = verbs.add_parser("env", help="print versions and devices, for bug reports")
     env.set_defaults(run=_env)

@@ -3,20 +3,27 @@
 from pathlib import Path
 
 from safetensors import SafetensorError
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from popen.data.safe_io import DataError
+from popen.data.safe_io import DataError, read_json
+from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.processing_popen import PopenProcessor
+
+WEIGHTS = (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME)
 
 
 def load_model(name_or_path: str | Path, **kwargs) -> tuple[PopenForReasoningSegmentation, PopenProcessor]:
     """Model and processor from a folder or a Hub id; weights from safetensors only.
 
+    Args:
+        kwargs: of `from_pretrained`; `revision`, `token` and `cache_dir` hold for the processor, too.
     Raises:
-        DataError: the folder is missing, is not a popen model, or has no weights or others than its
+        DataError: the folder or repository is missing, is not a popen model, or has no weights or others than its
             configuration asks for.
     """
     folder = Path(name_or_path)
+    where = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs}
     if folder.exists():
         for needed in ("config.json", "popen_processor.json"):
             if not (folder / needed).is_file():
@@ -25,11 +32,12 @@ def load_model(name_or_path: str | Path, **kwargs) -> tuple[PopenForReasoningSeg
             raise DataError(f"{folder}: no .safetensors weights in it; copy them there or train the model first")
     elif str(name_or_path).startswith((".", "/")) or str(name_or_path).count("/") != 1:
         raise DataError(f"{name_or_path}: no such model folder, and it does not look like a Hub id (owner/name)")
+    _check_architecture(name_or_path, where)
     try:
         model, report = PopenForReasoningSegmentation.from_pretrained(
             str(name_or_path), use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
-        processor = PopenProcessor.from_pretrained(name_or_path)
+        processor = PopenProcessor.from_pretrained(name_or_path, **where)
     except DataError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
@@ -43,3 +51,27 @@ def load_model(name_or_path: str | Path, **kwargs) -> tuple[PopenForReasoningSeg
                 "the weights belong to another configuration"
             )
     return model, processor
+
+
+def _check_architecture(name_or_path: str | Path, where: dict) -> None:
+    """Refuses another architecture and pickled weights; on the Hub before any weights are fetched."""
+    file = _find(name_or_path, "config.json", where)
+    config = {} if file is None else read_json(file)
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != PopenConfig.model_type:
+        found = "no config.json" if file is None else f"a checkpoint of architecture {kind!r}"
+        raise DataError(f"{name_or_path}: {found}, not a popen model; give one that save_pretrained of popen wrote")
+    if not Path(name_or_path).exists() and not any(_find(name_or_path, name, where) for name in WEIGHTS):
+        raise DataError(
+            f"{name_or_path}: no .safetensors weights there, and pickled ones (.bin, .pt) are never read; "
+            "ask its author to save the model again with save_pretrained"
+        )
+
+
+def _find(name_or_path: str | Path, file: str, where: dict) -> str | None:
+    """A file of the folder or repository on this machine; None where it has none of that name."""
+    try:
+        return cached_file(str(name_or_path), file, _raise_exceptions_for_missing_entries=False, **where)
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{name_or_path}: no such folder, nor a model on the Hub within reach ({reason})") from error

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor
-from transformers.utils import PushToHubMixin, cached_file
+from transformers import AutoProcessor, ProcessorMixin
+from transformers.models.auto.processing_auto import processor_class_from_name
+from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file
 
-from popen.data.safe_io import DataError, check_image, read_json
+from popen.data.safe_io import DataError, check_image, read_json, write_json
 from popen.data.schema import SEG
 from popen.lvlm.canvas import Canvas
 from popen.lvlm.families import family_of
@@ -165,10 +166,13 @@ class PopenProcessor(PushToHubMixin):
     # ---- files
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs) -> None:
-        """Writes the backbone's processor and popen's settings beside it."""
+        """Writes the backbone's processor and popen's settings beside it; AutoProcessor then finds this class."""
         folder = Path(save_directory)
         self.backbone.save_pretrained(folder)
+        named = read_json(folder / PROCESSOR_NAME) | {"processor_class": type(self).__name__}
+        write_json(folder / PROCESSOR_NAME, named)
         settings = {
+            "backbone": type(self.backbone).__name__,
             "image_size": self.image_size,
             "codebook_size": len(self.seg_token_ids),
             "max_length": self.max_length,
@@ -189,7 +193,24 @@ class PopenProcessor(PushToHubMixin):
             raise DataError(f"{name_or_path}: no such model folder, nor one on the Hub within reach") from error
         if settings_file is None:
             raise DataError(f"{name_or_path}: no {SETTINGS_FILE} in it; this is not a popen model folder")
-        return cls(AutoProcessor.from_pretrained(str(name_or_path), **kwargs), **read_json(settings_file))
+        settings = read_json(settings_file)
+        backbone = _backbone_class(settings.pop("backbone", None), settings_file)
+        kwargs["trust_remote_code"] = False  # the backbone is of transformers; an auto_map would lead back here
+        return cls(backbone.from_pretrained(str(name_or_path), **kwargs), **settings)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
+        """AutoProcessor calls it on a class that came with a model folder; there is nothing to remember."""
+
+
+def _backbone_class(name: str | None, where: str) -> type:
+    """The processor class of transformers that a settings file names; AutoProcessor finds it where none is named."""
+    if name is None:
+        return AutoProcessor
+    found = processor_class_from_name(name)
+    if not (isinstance(found, type) and issubclass(found, ProcessorMixin)):
+        raise DataError(f"{where}: transformers has no processor {name!r}; update it, or correct 'backbone'")
+    return found
 
 
 def phrase_before(text: str) -> str:
