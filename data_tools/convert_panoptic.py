@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the splits")
     parser.add_argument("--seed", type=int, default=0, help="seed of wordings, sides and absent things")
     parser.add_argument("--dev", type=float, default=0.2, help="fraction of the images held out (by hash), 0..1")
+    parser.add_argument("--uses", action="store_true", help="also ask about uses and relations")
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger pictures")
     args = parser.parse_args(argv)
     if not 0 <= args.dev <= 1:
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
             def rows(split: str = split, ids: list[int] = ids, kinds: Counter[str] = kinds) -> Iterator[dict]:
                 for number in tqdm(ids, desc=split, unit="image"):
-                    row = panoptic_row(data, number, args.src, args.seed, args.max_pixels)
+                    row = panoptic_row(data, number, args.src, args.seed, args.max_pixels, args.uses)
                     kinds.update(question["kind"] for question in row["questions"])
                     yield row
 

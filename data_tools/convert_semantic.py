@@ -71,7 +71,13 @@ def _labels(args, images: Path, labels: Path, classes: ClassList, ignored: set[i
     pairs, left_out = labelled_pictures(images, labels, getattr(args, "suffix", ""))
     source = f"{name}/{split}"  # so that pictures of one name in two splits keep apart
     make = partial(
-        semantic_row, source=source, classes=classes, ignored=ignored, seed=args.seed, max_pixels=args.max_pixels
+        semantic_row,
+        source=source,
+        classes=classes,
+        ignored=ignored,
+        seed=args.seed,
+        max_pixels=args.max_pixels,
+        uses=getattr(args, "uses", False),
     )
     _convert(args, pairs, make, split)
     for reason, count in left_out.items():
@@ -110,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     anything = add("labels", _folders, "a folder of pictures and one of label PNGs", "images", "labels")
     anything.add_argument("--name", required=True, help="name of the data set, first in the ids")
     anything.add_argument("--ignore", nargs="*", default=[], metavar="CLASS", help="names or numbers of nothing")
+    anything.add_argument("--uses", action="store_true", help="also ask about uses and relations")
     anything.add_argument("--suffix", default="", help="what label names have beyond picture names, such as _L")
     for one in (stuff, anything):
         one.add_argument("--classes", type=Path, required=True, help="class list of the data set")

@@ -23,12 +23,17 @@ class ScriptArguments:
     model_name_or_path: str = field(metadata={"help": "A popen model folder or Hub id."})
     dataset: str = field(metadata={"help": "Folder of a data set in popen's schema."})
     split: str = field(default="train", metadata={"help": "Split to train on."})
+    freeze_pixels: bool = field(
+        default=False, metadata={"help": "Leave a trained pixel encoder beside the vision tower as it is."}
+    )
 
 
 def main(script: ScriptArguments, training: SFTArguments) -> None:
     set_seed(training.seed)
     use_all_cores()
     model, processor = load_model(script.model_name_or_path)
+    if script.freeze_pixels:
+        model.freeze_pixels()
     rows = load_split(script.dataset, script.split)
     trainer = AlignmentTrainer(model, training, train_dataset=rows, processor=processor)
     trainer.train(resume_from_checkpoint=resume_path(training))

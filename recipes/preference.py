@@ -16,7 +16,7 @@ from popen.preference.pair_selection import Selection, pair_traits, select_pairs
 from popen.preference.reference import check_fingerprint, model_fingerprint
 from popen.recipe import run
 from popen.training.callbacks import finish, resume_path, use_all_cores
-from popen.training.lora import LoraArguments, with_lora
+from popen.training.lora import ALL_WEIGHTS, LoraArguments, with_lora
 from popen.training.preference import PreferenceArguments, PreferenceStreams, PreferenceTrainer
 
 
@@ -37,7 +37,7 @@ class ScriptArguments:
     )
 
 
-def main(script: ScriptArguments, training: PreferenceArguments, lora: LoraArguments) -> None:
+def main(script: ScriptArguments, training: PreferenceArguments, lora: LoraArguments = ALL_WEIGHTS) -> None:
     set_seed(training.seed)
     use_all_cores()
     text, seg, report = load_mined(script.preferences)

@@ -20,7 +20,7 @@ from popen.lvlm.loading import load_model
 from popen.recipe import run
 from popen.training import SegmentationSFTTrainer, SFTArguments
 from popen.training.callbacks import finish, resume_path, use_all_cores
-from popen.training.lora import LoraArguments, with_lora
+from popen.training.lora import ALL_WEIGHTS, LoraArguments, with_lora
 
 
 @dataclass
@@ -33,6 +33,9 @@ class ScriptArguments:
         default=None, metadata={"help": "How often rows of each data set are drawn; every row once by default."}
     )
     split: str = field(default="train", metadata={"help": "Split to train on."})
+    freeze_pixels: bool = field(
+        default=False, metadata={"help": "Leave a trained pixel encoder beside the vision tower as it is."}
+    )
     freeze_vision: bool = field(
         default=False, metadata={"help": "Train the language model and the codebook only, on an aligned model."}
     )
@@ -42,10 +45,12 @@ class ScriptArguments:
     max_rows: int | None = field(default=None, metadata={"help": "Only the first rows, to try things out."})
 
 
-def main(script: ScriptArguments, training: SFTArguments, lora: LoraArguments) -> None:
+def main(script: ScriptArguments, training: SFTArguments, lora: LoraArguments = ALL_WEIGHTS) -> None:
     set_seed(training.seed)
     use_all_cores()
     model, processor = load_model(script.model_name_or_path)
+    if script.freeze_pixels:
+        model.freeze_pixels()
     if script.attn_implementation is not None:
         model.set_attn_implementation(script.attn_implementation)
     if script.freeze_vision:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from popen.data import rle
+from popen.data.further_questions import further_questions
 from popen.data.safe_io import DataError, inside, read_image, read_json, read_label_png
 from popen.data.schema import SEG, Question, Sample
 
@@ -247,8 +248,12 @@ def read_segments(
     return tuple(segments), ignore_HW
 
 
-def panoptic_row(data: PanopticSet, image_id: int, root: str | Path, seed: int, max_pixels: int) -> dict[str, Any]:
+def panoptic_row(
+    data: PanopticSet, image_id: int, root: str | Path, seed: int, max_pixels: int, uses: bool = False
+) -> dict[str, Any]:
     """Make the row of one image under `root` (images/, panoptic/); the picture's bytes are kept as they are.
+
+    With `uses` it is also asked what things are for and where they are to each other.
 
     Raises:
         DataError: a broken file, or json, picture and PNG disagree.
@@ -264,6 +269,10 @@ def panoptic_row(data: PanopticSet, image_id: int, root: str | Path, seed: int, 
         )
     rng = random.Random(f"{seed}/{image_id}")  # by image: the order of conversion changes nothing
     questions = questions_for(record, segments, tuple(data.categories.values()), rng)
+    if uses:
+        crowds = {segment.category.name for segment in segments if segment.is_crowd}
+        targets = [(s.category.name, s.mask_HW) for s in segments if s.category.name not in crowds]
+        questions += further_questions(f"panoptic/{image_id}", len(questions), targets, not crowds, rng)
     objects = tuple(sorted({segment.category.name for segment in segments}))
     row = Sample(image, str(image_id), objects, rle.encode(ignore_HW), questions).to_row()
     return {**row, "image": {"bytes": picture.read_bytes(), "path": None}}

@@ -16,6 +16,7 @@ import numpy as np
 from popen.data import rle
 from popen.data.class_list import ClassList, words
 from popen.data.conversion import Converted
+from popen.data.further_questions import further_questions
 from popen.data.panoptic import PLURAL, covers
 from popen.data.safe_io import DataError, inside, read_image, read_label_png
 from popen.data.schema import SEG, Question, Sample
@@ -181,7 +182,13 @@ def _files(folder: str | Path, endings: Sequence[str]) -> Iterator[str]:
 
 
 def semantic_row(
-    pair: LabelledPicture, source: str, classes: ClassList, ignored: Collection[int], seed: int, max_pixels: int
+    pair: LabelledPicture,
+    source: str,
+    classes: ClassList,
+    ignored: Collection[int],
+    seed: int,
+    max_pixels: int,
+    uses: bool = False,
 ) -> Converted:
     """Make the row of one labelled picture; the picture's bytes are kept as they are.
 
@@ -189,6 +196,7 @@ def semantic_row(
         source: the name of the data set, first in the ids.
         ignored: labels whose pixels are neither right nor wrong.
         seed: with `source` and the name of the picture it fixes the questions.
+        uses: also ask what things are for and where they are to each other.
     Raises:
         DataError: a broken file, sizes that differ, or labels not in the class list.
     """
@@ -211,6 +219,9 @@ def semantic_row(
     where = f"{source}/{pair.name}"
     rng = random.Random(f"{seed}/{where}")  # by picture: the order of conversion changes nothing
     questions, unasked = questions_for(where, regions, absent, rng)
+    if uses:
+        targets = [(region.name, region.mask_HW) for region in regions if region.mask_HW.sum() >= LEAST_PIXELS]
+        questions += further_questions(where, len(questions), targets, bool(absent), rng)
     objects = tuple(region.name for region in regions)
     row: Mapping[str, Any] = Sample(image, where, objects, rle.encode(ignore_HW), questions).to_row()
     return Converted({**row, "image": {"bytes": picture.read_bytes(), "path": None}}, left_out + unasked)

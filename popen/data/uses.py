@@ -91,7 +91,7 @@ USES = (
         "Someone could ride {}.",
         "There is nothing here to ride.",
         "bicycle, motorcycle, horse, skateboard, surfboard, snowboard, skis, elephant",
-        "road, snow, sea, sand",
+        "snow, sea, sand",
     ),
     _use(
         "What can be eaten?",

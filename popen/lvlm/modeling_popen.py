@@ -114,6 +114,16 @@ class PopenForReasoningSegmentation(PreTrainedModel):
             if self.family.language_model not in name and not name.startswith(("codebook.", "backbone.lm_head")):
                 parameter.requires_grad_(False)
 
+    def freeze_pixels(self) -> None:
+        """Leaves a trained encoder beside the vision tower as it is; its necks are trained.
+
+        Raises:
+            ValueError: the pixels come from the vision tower.
+        """
+        if self.pixel_encoder.backbone is None:
+            raise ValueError("freeze_pixels: the pixels come from the vision tower, there is no encoder beside it")
+        self.pixel_encoder.backbone.requires_grad_(False)
+
     def encode_pictures(self, pixel_values: torch.Tensor) -> EncodedPictures:
         """Runs the vision tower and the pixel encoder once on the processor's pixels of B pictures."""
         seen = self.family.see(self.backbone, pixel_values, self.config.image_size, self.pixel_encoder.layers)

@@ -62,6 +62,14 @@ class TinyVitBackbone(nn.Module):
         self.out_stages = list(config.out_stages)
         self.channels = [256 if stage == 3 else widths[stage] for stage in self.out_stages]
 
+    def train(self, mode: bool = True) -> "TinyVitBackbone":
+        """Batch statistics stay those of the distillation: a step's few pictures would give others."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
     def forward(self, pictures: torch.Tensor) -> BackboneOutput:
         """Pictures (B, 3, S, S) in 0..1 to maps (B, C, h, w)."""
         x, maps = self.stem(pictures), {}

@@ -22,6 +22,9 @@ class LoraArguments:
     )
 
 
+ALL_WEIGHTS = LoraArguments()
+
+
 def with_lora(model, arguments: LoraArguments) -> PeftModel:
     """The model with adapters; only these, the mask parts and the rows of the `[SEG…]` tokens are trained.
 

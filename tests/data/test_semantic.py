@@ -137,6 +137,20 @@ def test_the_row_of_a_picture(tmp_path):
     assert row(picture(tmp_path, labels_HW)) == made
 
 
+def test_uses_and_relations_come_after_the_names(tmp_path):
+    """The sky lies on the road, which serves a car; nothing here is a target that a driver could hit."""
+    labels_HW = np.zeros((20, 30))
+    labels_HW[10:] = 1
+    pair = picture(tmp_path, labels_HW)
+    plain, more = (semantic_row(pair, "camvid/train", CLASSES, {11}, 0, 10**6, uses=u).row for u in (False, True))
+    first = len(plain["questions"])
+    assert more["questions"][:first] == plain["questions"]
+    added = more["questions"][first:]
+    assert [q["id"] for q in added] == [f"camvid/train/a/{first + n}" for n in range(len(added))]
+    assert {q["kind"] for q in added} == {"use", "no_use", "relation"}
+    Sample.from_row(more)
+
+
 def test_nothing_is_called_absent_where_much_is_unlabelled(tmp_path):
     labels_HW = np.zeros((20, 30))
     labels_HW[:3] = 11  # 15 %

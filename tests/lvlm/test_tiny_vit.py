@@ -30,6 +30,18 @@ def test_the_neck_normalises_channels(encoder):
     torch.testing.assert_close(neck.var(1, correction=0), torch.ones(1, 8, 8), atol=1e-3, rtol=0)
 
 
+def test_training_keeps_the_batch_statistics(encoder):
+    """A forward pass in training gives what evaluation gives, and leaves the running means alone."""
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    pictures = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = encoder.eval()(pictures).feature_maps
+        found = encoder.train()(pictures).feature_maps
+    encoder.eval()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
 def test_names_of_a_checkpoint(encoder):
     """A merge belongs to the stage before it there; `.c.` is a convolution; decoder weights are left out."""
     published = {
