@@ -24,35 +24,13 @@ def load_adapter(name_or_path: str | Path, base: str | Path | None = None, revis
     Raises:
         DataError: no adapter there, pickled weights only, or one that was made for another architecture.
     """
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import SafetensorError, safe_open
-
+    from popen.lvlm.adapters import base_of, with_adapter
     from popen.lvlm.loading import load_model
 
     folder = _fetched(name_or_path, "model", FILES["adapter"], revision)
-    weights = folder / "adapter_model.safetensors"
-    if not (folder / "adapter_config.json").is_file() or not weights.is_file():
-        raise DataError(
-            f"{name_or_path}: no adapter_config.json with adapter_model.safetensors; pickled weights (.bin) are never "
-            "read, ask its author to save the adapter again with PEFT's save_pretrained"
-        )
-    base = base or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    if not base:
-        raise DataError(f"{name_or_path}: it does not name its base model; give base=")
+    base = str(base or base_of(folder, str(name_or_path)))
     model, processor = load_model(base)
-    try:
-        with safe_open(weights, framework="pt") as file:
-            names = set(file.keys())
-        adapted = PeftModel.from_pretrained(model, str(folder))
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{name_or_path}: does not fit {base} ({reason}); give the base model it was made for"
-        ) from error
-    lost = names ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    if lost:
-        raise DataError(f"{name_or_path}: {len(lost)} weights do not fit {base}, first {min(lost)}; give its own base")
-    return adapted.eval(), processor
+    return with_adapter(model, folder, str(name_or_path), base).eval(), processor
 
 
 def load_preferences(

@@ -6,6 +6,7 @@ from safetensors import SafetensorError
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from popen.data.safe_io import DataError, read_json
+from popen.lvlm import adapters
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.processing_popen import PopenProcessor
@@ -16,6 +17,8 @@ WEIGHTS = (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME)
 def load_model(name_or_path: str | Path, **kwargs) -> tuple[PopenForReasoningSegmentation, PopenProcessor]:
     """Model and processor from a folder or a Hub id; weights from safetensors only.
 
+    A folder with a PEFT adapter gives its base model with the adapter merged into it.
+
     Args:
         kwargs: of `from_pretrained`; `revision`, `token` and `cache_dir` hold for the processor, too.
     Raises:
@@ -23,6 +26,10 @@ def load_model(name_or_path: str | Path, **kwargs) -> tuple[PopenForReasoningSeg
             configuration asks for.
     """
     folder = Path(name_or_path)
+    if (folder / adapters.CONFIG).is_file():
+        base = adapters.base_of(folder, str(name_or_path))
+        model, processor = load_model(base, **kwargs)
+        return adapters.with_adapter(model, folder, str(name_or_path), base).merge_and_unload(), processor
     where = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs}
     if folder.exists():
         for needed in ("config.json", "popen_processor.json"):

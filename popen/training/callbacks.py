@@ -138,6 +138,7 @@ def finish(trainer: PartLossTrainer) -> None:
     trainer.save_model(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         trainer.processor.save_pretrained(trainer.args.output_dir)
+        (Path(trainer.args.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
     trainer.save_state()
     # a wrapped model keeps the process group's threads alive; one that is still there at exit aborts the process
     trainer.accelerator.wait_for_everyone()

@@ -9,12 +9,15 @@ from peft import PeftModel
 from popen.data.safe_io import DataError
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
+from popen.lvlm.adapters import base_of
+from popen.lvlm.loading import load_model
 from popen.lvlm.packing import supervised_batch
 from popen.training import SegmentationSFTTrainer, SFTArguments
 from popen.training.callbacks import finish
 from popen.training.lora import LoraArguments, with_lora
 
 ASIDE = ("token_sequence", "sequence_row")
+LOOKING = ("look_row", "look_column", "look_target")
 
 
 @pytest.fixture
@@ -67,6 +70,37 @@ def test_training_moves_it_and_switched_off_it_is_the_base(base, tiny, samples, 
         with model.disable_adapter():
             torch.testing.assert_close(model(**inputs).logits, before)
         written = {file.name for file in (tmp_path / "out").iterdir()}
-        assert "adapter_model.safetensors" in written and "model.safetensors" not in written
+        assert "adapter_model.safetensors" in written
+        assert not {"model.safetensors", "training_args.bin"} & written
         loaded = PeftModel.from_pretrained(again, tmp_path / "out").merge_and_unload()
         torch.testing.assert_close(loaded(**inputs).logits, after, atol=1e-4, rtol=1e-4)
+
+
+def test_a_folder_with_an_adapter_is_a_model(base, tiny, samples, tmp_path):
+    """`load_model` finds the base by the name in the adapter and merges the two."""
+    base.save_pretrained(tmp_path / "base")
+    tiny[1].save_pretrained(tmp_path / "base")
+    own, _ = load_model(tmp_path / "base")
+    model = with_lora(own, LoraArguments(use_peft=True))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    model.eval().save_pretrained(tmp_path / "adapter")
+    loaded, processor = load_model(tmp_path / "adapter")
+    assert type(loaded) is type(own) and processor.prefix_ids == tiny[1].prefix_ids
+    inputs = {k: v for k, v in supervised_batch(tiny[1], samples[:1]).items() if k not in (*ASIDE, *LOOKING)}
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [(None, "mine: no adapter_config.json with adapter_model"), ("{}", "mine: it does not name its base model")],
+)
+def test_adapters_that_are_not_whole(config, message, tmp_path):
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    if config is not None:
+        (tmp_path / "adapter_config.json").write_text(config)
+    with pytest.raises(DataError, match=message):
+        base_of(tmp_path, "mine")
