@@ -1,0 +1,151 @@
+"""What a folder of a released PixelLM holds: its configuration, its words, its weights; nothing is unpickled."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
+
+from popen.data.safe_io import DataError, read_json
+from popen.lvlm.families import PIXELLM
+from popen.lvlm.processing_popen import PopenProcessor
+
+ARCHITECTURE = "PixelLMForCausalLM"
+SCALES, PICTURE = 2, "<image>"
+# the ImageNet values that SAM uses; PixelLM gives them to CLIP, whose own are others
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+CHAT_TEMPLATE = (
+    SYSTEM
+    + " {% for message in messages %}{% if message['role'] == 'user' %}USER: {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<im_start><image><im_end>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Release:
+    """A released checkpoint: where it is, its flat configuration, and each weight's file and shape."""
+
+    folder: Path
+    config: dict[str, Any]
+    files: dict[str, Path]
+    shapes: dict[str, tuple[int, ...]]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        with safe_open(self.files[name], "pt") as file:
+            return file.get_tensor(name)
+
+
+def open_release(source: str | Path) -> Release:
+    """Finds the weights of a released checkpoint in a folder or its `hf_model`.
+
+    Raises:
+        DataError: there is no configuration or no safetensors, a file is broken, a weight is there twice, or the
+            checkpoint is of another architecture.
+    """
+    folder = Path(source)
+    if not (folder / "config.json").is_file() and (folder / "hf_model" / "config.json").is_file():
+        folder = folder / "hf_model"  # where the published repositories keep them
+    config = read_json(folder / "config.json")
+    named = config.get("architectures") if isinstance(config, dict) else None
+    if named != [ARCHITECTURE]:
+        raise DataError(f"{folder}: the checkpoint is of {named}, not {ARCHITECTURE}; give a released PixelLM")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise DataError(
+            f"{folder}: no .safetensors in it; popen unpickles nothing, docs/pixellm.md says how to rewrite .bin files"
+        )
+    found: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        try:
+            with safe_open(file, "pt") as opened:
+                inside = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{file}: cannot be read ({' '.join(str(error).split())}); fetch it again") from error
+        for name in inside:
+            if name in found:
+                raise DataError(f"{file}: weight {name} is also in {found[name].name}; keep one set of files")
+            found[name] = file
+        shapes |= inside
+    return Release(folder, config, found, shapes)
+
+
+def released_processor(release: Release, image_size: int, patch_size: int, max_length: int) -> PopenProcessor:
+    """The processor that prepares pictures and words as PixelLM does, from the checkpoint's own tokenizer.
+
+    `<image>` is added to the vocabulary: PixelLM marks the picture's place by an id outside it.
+
+    Raises:
+        DataError: the tokenizer cannot be read or lacks PixelLM's tokens.
+    """
+    words = stripping(_tokenizer(release))
+    square = {"height": image_size, "width": image_size}
+    pictures = CLIPImageProcessor(
+        do_resize=False, do_center_crop=False, size=square, crop_size=square, image_mean=MEAN, image_std=STD
+    )
+    backbone = LlavaProcessor(
+        pictures,
+        words,
+        patch_size=2 * patch_size,  # it counts picture tokens by this, and PixelLM halves the grid of patches
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+    return PopenProcessor(backbone, image_size, len(segmentation_tokens(words)), max_length, family=PIXELLM)
+
+
+def segmentation_tokens(tokenizer) -> list[str]:
+    """`[SEG0]`, `[SEG1]`, … as far as the tokenizer has them."""
+    known, names = tokenizer.get_vocab(), []
+    while f"[SEG{len(names)}]" in known:
+        names.append(f"[SEG{len(names)}]")
+    return names
+
+
+def stripping(tokenizer) -> PreTrainedTokenizerFast:
+    """The tokenizer with added tokens that swallow the blanks around them, as in PixelLM's transformers 4.31."""
+    whole = Tokenizer.from_str(_with_strips(tokenizer.backend_tokenizer.to_str()))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=whole,
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        unk_token=tokenizer.unk_token,
+        pad_token=tokenizer.unk_token,  # PixelLM's choice
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _with_strips(serialised: str) -> str:
+    whole = json.loads(serialised)
+    for token in whole["added_tokens"]:
+        if token["content"].startswith(("[SEG", "<im")):
+            token |= {"lstrip": True, "rstrip": True, "normalized": False}
+    return json.dumps(whole)
+
+
+def _tokenizer(release: Release):
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(release.folder, legacy=True, use_fast=True)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{release.folder}: its tokenizer cannot be read ({reason})") from error
+    segmentation = len(segmentation_tokens(tokenizer))
+    known = tokenizer.get_vocab()
+    if segmentation < SCALES or segmentation % SCALES or not {"<im_start>", "<im_end>"} <= known.keys():
+        raise DataError(
+            f"{release.folder}: the tokenizer has {segmentation} [SEG…] tokens and "
+            f"{sorted({'<im_start>', '<im_end>'} & known.keys())}; PixelLM's has N for each of {SCALES} scales, "
+            "<im_start> and <im_end>"
+        )
+    tokenizer.add_tokens([PICTURE])
+    return tokenizer
