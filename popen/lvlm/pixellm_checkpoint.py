@@ -4,9 +4,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlavaConfig
 
@@ -15,10 +13,12 @@ from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.pixellm_keys import popen_name
 from popen.lvlm.pixellm_release import SCALES, Release, open_release, released_processor
+from popen.lvlm.pixellm_tower import load_tower, resized_positions
 from popen.lvlm.preference_head import PreferenceHead
 from popen.lvlm.processing_popen import PopenProcessor
 
 TOWER = "openai/clip-vit-large-patch14-336"
+SHARD = "5GB"
 SHALLOW = -11  # the second map's layer, written into PixelLM's code
 DECODER = {"decoder_depth": 2, "decoder_heads": 8, "decoder_mlp_dim": 2048}  # likewise
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -65,21 +65,6 @@ def convert(source: str | Path, destination: str | Path, vision_tower: str = TOW
     except OSError as error:
         raise storage_error(error, folder, "the folder is incomplete") from error
     return processor
-
-
-def load_tower(name_or_path: str) -> CLIPVisionModel:
-    """A CLIP vision tower from safetensors.
-
-    Raises:
-        DataError: it cannot be loaded.
-    """
-    try:
-        return CLIPVisionModel.from_pretrained(name_or_path, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"--vision-tower {name_or_path}: no CLIP vision tower in safetensors could be loaded ({reason})"
-        ) from error
 
 
 def popen_config(release: Release, tower: CLIPVisionConfig) -> tuple[PopenConfig, PopenProcessor]:
@@ -157,7 +142,7 @@ def checked_names(release: Release, wanted: dict[str, torch.Tensor]) -> dict[str
             problems.append(f"unexpected {released}")
             continue
         names[name] = released
-        shape, expected = release.shapes[released], tuple(wanted[name].shape)
+        shape, expected = release.shape(released), tuple(wanted[name].shape)
         if released in (EMBEDDINGS, HEAD):
             expected = (expected[0] - 1, *expected[1:])  # `<image>` is popen's
         if shape != expected:
@@ -196,33 +181,21 @@ def own_weights(
     return {name: tensor for name, tensor in own.items() if name in wanted}
 
 
-def resized_positions(positions_PC: torch.Tensor, patches: int) -> torch.Tensor:
-    """CLIP's position embeddings stretched to a grid of `patches`, as PixelLM did it, (1 + patches, C).
-
-    PixelLM took the last row for the class token's, which is the first: the grid that is stretched is off by one, and
-    the last patch's row stands after it. Its weights were trained on that, so it is kept.
-
-    Raises:
-        ValueError: neither number of patches, old or new, may be other than a square.
-    """
-    old, new = (round(n**0.5) for n in (len(positions_PC) - 1, patches))
-    if old**2 != len(positions_PC) - 1 or new**2 != patches:
-        raise ValueError(f"{len(positions_PC) - 1} and {patches} patches: both must fill a square")
-    grid = positions_PC[:-1].T.unflatten(1, (old, old))[None]
-    stretched = F.interpolate(grid.float(), (new, new), mode="bilinear")[0].to(positions_PC.dtype)
-    return torch.cat([stretched.flatten(1).T, positions_PC[-1:]])
-
-
 def _write_weights(folder: Path, release: Release, wanted, names, own, dtype: torch.dtype) -> None:
-    plan = split_torch_state_dict_into_shards(wanted, filename_pattern="model{suffix}.safetensors")
-    for file, inside in tqdm(plan.filename_to_tensors.items(), desc="weights", unit="file", disable=None):
+    plan = split_torch_state_dict_into_shards(
+        wanted, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD
+    )
+    bar = tqdm(total=len(wanted), desc="weights", disable=None)
+    for file, inside in plan.filename_to_tensors.items():
         tensors = {}
         for name in inside:
+            bar.update()
             tensor = own[name] if name in own else release.tensor(names[name])
             if names.get(name) in (EMBEDDINGS, HEAD):
                 tensor = with_picture_token(tensor)
             tensors[name] = tensor.to(dtype).contiguous()
         save_file(tensors, folder / file, metadata={"format": "pt"})
+    bar.close()
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         write_json(folder / "model.safetensors.index.json", index)

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor, PreT
 from popen.data.safe_io import DataError, read_json
 from popen.lvlm.families import PIXELLM
 from popen.lvlm.processing_popen import PopenProcessor
+from popen.lvlm.torch_archive import TorchArchive
 
 ARCHITECTURE = "PixelLMForCausalLM"
 SCALES, PICTURE = 2, "<image>"
@@ -32,24 +33,48 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Release:
-    """A released checkpoint: where it is, its flat configuration, and each weight's file and shape."""
+    """A released checkpoint: where it is, its flat configuration, and which file each weight is in."""
 
     folder: Path
     config: dict[str, Any]
-    files: dict[str, Path]
-    shapes: dict[str, tuple[int, ...]]
+    files: dict[str, "WeightFile"]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.files[name].shapes[name]
 
     def tensor(self, name: str) -> torch.Tensor:
-        with safe_open(self.files[name], "pt") as file:
+        return self.files[name].tensor(name)
+
+
+class SafetensorsFile:
+    """One file of safetensors: `shapes` of its tensors, and each of them by name.
+
+    Raises:
+        DataError: it is broken.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with safe_open(path, "pt") as file:
+                self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); fetch it again") from error
+
+    def tensor(self, name: str) -> torch.Tensor:
+        with safe_open(self.path, "pt") as file:
             return file.get_tensor(name)
+
+
+WeightFile = SafetensorsFile | TorchArchive
 
 
 def open_release(source: str | Path) -> Release:
     """Finds the weights of a released checkpoint in a folder or its `hf_model`.
 
     Raises:
-        DataError: there is no configuration or no safetensors, a file is broken, a weight is there twice, or the
-            checkpoint is of another architecture.
+        DataError: there is no configuration or no weights, a file is broken or holds other things, a weight is there
+            twice, or the checkpoint is of another architecture.
     """
     folder = Path(source)
     if not (folder / "config.json").is_file() and (folder / "hf_model" / "config.json").is_file():
@@ -58,25 +83,17 @@ def open_release(source: str | Path) -> Release:
     named = config.get("architectures") if isinstance(config, dict) else None
     if named != [ARCHITECTURE]:
         raise DataError(f"{folder}: the checkpoint is of {named}, not {ARCHITECTURE}; give a released PixelLM")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise DataError(
-            f"{folder}: no .safetensors in it; popen unpickles nothing, docs/pixellm.md says how to rewrite .bin files"
-        )
-    found: dict[str, Path] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        try:
-            with safe_open(file, "pt") as opened:
-                inside = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{file}: cannot be read ({' '.join(str(error).split())}); fetch it again") from error
-        for name in inside:
+    opened: list[WeightFile] = [SafetensorsFile(file) for file in sorted(folder.glob("*.safetensors"))]
+    opened = opened or [TorchArchive(file) for file in sorted(folder.glob("pytorch_model*.bin"))]
+    if not opened:
+        raise DataError(f"{folder}: neither .safetensors nor pytorch_model*.bin in it; fetch the weights too")
+    found: dict[str, WeightFile] = {}
+    for file in opened:
+        for name in file.shapes:
             if name in found:
-                raise DataError(f"{file}: weight {name} is also in {found[name].name}; keep one set of files")
+                raise DataError(f"{file.path}: {name} is also in {found[name].path.name}; keep one set of files")
             found[name] = file
-        shapes |= inside
-    return Release(folder, config, found, shapes)
+    return Release(folder, config, found)
 
 
 def released_processor(release: Release, image_size: int, patch_size: int, max_length: int) -> PopenProcessor:

@@ -1,5 +1,8 @@
 """PixelLM's modules against a forward written from its published description, block by block, to 1e-5."""
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 from PIL import Image
@@ -9,11 +12,13 @@ from popen.lvlm.canvas import PixelLMCanvas
 from popen.lvlm.families.pixellm import halved, shown_patches
 from popen.lvlm.inference import decode_drafts, forced_drafts
 from popen.lvlm.loading import load_model
-from popen.lvlm.packing import question_branches, stack_rows
+from popen.lvlm.packing import question_branches, stack_rows, supervised_batch
 from popen.lvlm.pixellm_blocks import PixelLMMaskDecoder, PixelLMProjector, mean_probability
-from popen.lvlm.pixellm_checkpoint import convert, resized_positions
+from popen.lvlm.pixellm_checkpoint import convert
+from popen.lvlm.pixellm_tower import resized_positions
 from tests.lvlm import pixellm_reference as reference
 
+ASIDE = ("token_sequence", "sequence_row", "look_row", "look_column", "look_target")
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 QUESTION, ANSWER = "Where is the tall cone?", "It is <seg> and <seg>."
 
@@ -250,6 +255,22 @@ def test_gradient_and_no_targets(converted, maps):
     still = [n for n, p in model.mask_decoder.named_parameters() if p.grad is None or not p.grad.any()]
     assert [n for n in still if not n.endswith("k_proj.bias")] == []
     model.zero_grad()
+
+
+def test_it_goes_on_learning(converted, samples):
+    """One supervised step reaches what PixelLM trains and what it left as it was drawn: neck, prompt, fusion."""
+    model, processor = copy.deepcopy(converted[0]).train(), converted[1]
+    short = [dataclasses.replace(samples[0], questions=samples[0].questions[:2])]
+    output = model(**{k: v for k, v in supervised_batch(processor, short).items() if k not in ASIDE})
+    output.loss.backward()
+    reached = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    expected = (
+        "codebook.fusion", "codebook.project.0.weight", "pixel_encoder.neck.0.weight",
+        "pixel_encoder.project.0.weight",
+        "mask_decoder.scale_weights", "mask_decoder.prompts.no_mask.weight", "mask_decoder.widen.0.weight",
+        "backbone.model.multi_modal_projector.0.weight", "backbone.lm_head.weight",
+    )  # fmt: skip
+    assert set(expected) <= reached
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import LlamaTokenizer
 
 from popen.cli import main
+from popen.lvlm import pixellm_checkpoint
 from popen.lvlm.loading import load_model
 from popen.lvlm.pixellm_checkpoint import convert
 from popen.lvlm.pixellm_keys import popen_name
-from popen.lvlm.pixellm_release import open_release
+from popen.lvlm.pixellm_release import open_release, stripping
 from tests.lvlm import pixellm_reference as reference
 
 CORPUS = ["Where is the tall cone?", "It is <seg>."]
@@ -126,6 +128,40 @@ def test_half_precision_stays(made, released, tmp_path):
     assert json.loads((tmp_path / "popen" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+def test_bin_files_are_read_without_unpickling(made, released, converted, tmp_path):
+    """The published layout, `.bin` for the checkpoint and for CLIP, gives the same model."""
+    for number, file in enumerate(sorted(released.glob("*.safetensors")), 1):
+        torch.save(load_file(file), released / f"pytorch_model-0000{number}-of-00002.bin")
+        file.unlink()
+    tower = shutil.copytree(made / "clip", tmp_path / "clip")
+    weights = {f"vision_model.{name}": tensor for name, tensor in reference.tower().state_dict().items()}
+    (tower / "model.safetensors").unlink()
+    torch.save(weights | {"text_model.final_layer_norm.bias": torch.zeros(3)}, tower / "pytorch_model.bin")
+    convert(released, tmp_path / "popen", str(tower))
+    state = converted[0].state_dict()
+    for name, tensor in load_file(tmp_path / "popen" / "model.safetensors").items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_shards(made, converted, tmp_path, monkeypatch):
+    monkeypatch.setattr(pixellm_checkpoint, "SHARD", "500KB")
+    convert(made / "released", tmp_path / "popen", str(made / "clip"))
+    assert len(list((tmp_path / "popen").glob("model-*.safetensors"))) > 3
+    state = converted[0].state_dict()
+    again, _ = load_model(tmp_path / "popen")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
+
+
+def test_blanks_around_added_tokens():
+    """LLaMA's own kind of tokenizer: each chunk between added tokens begins with ▁ and has no blanks at its ends."""
+    letters = {c: i for i, c in enumerate(["<unk>", "<s>", "</s>", "▁", *"abc:."])}
+    words = LlamaTokenizer(vocab=letters, merges=[], legacy=True)
+    words.add_tokens(["[SEG0]", "[SEG1]", "<im_end>"])
+    ids = stripping(words)("a <im_end>\nb c: [SEG0] [SEG1] .", add_special_tokens=False)["input_ids"]
+    pieces = stripping(words).convert_ids_to_tokens(ids)
+    assert pieces == ["▁", "a", "<im_end>", "▁", "b", "▁", "c", ":", "[SEG0]", "[SEG1]", "▁", "."]
+
+
 # ---- what does not fit
 
 
@@ -182,10 +218,14 @@ def no_size(folder):
     edit(folder, resize_vision_tower_size=None, out_dim=None)
 
 
-def pickled(folder):
+def no_weights(folder):
     for file in folder.glob("*.safetensors"):
         file.unlink()
-    torch.save({}, folder / "pytorch_model.bin")
+
+
+def training_state(folder):
+    no_weights(folder)
+    torch.save({"lm_head.weight": torch.zeros(2), "step": 3}, folder / "pytorch_model.bin")
 
 
 def broken(folder):
@@ -222,7 +262,8 @@ def edit(folder, **changes):
         (other_architecture, "['LlavaLlamaForCausalLM'], not PixelLMForCausalLM; give a released PixelLM"),
         (one_scale, "image_feature_scale_num is 1; every released PixelLM has 2"),
         (no_size, "config.json: no resize_vision_tower_size in it"),
-        (pickled, "no .safetensors in it; popen unpickles nothing, docs/pixellm.md says how to rewrite .bin files"),
+        (no_weights, "neither .safetensors nor pytorch_model*.bin in it; fetch the weights too"),
+        (training_state, "pytorch_model.bin: 'step' is no tensor; give a checkpoint of weights alone"),
         (broken, "model-00001-of-00002.safetensors: cannot be read"),
         (twice, "is also in model-00001-of-00002.safetensors; keep one set of files"),
         (no_tokenizer, "its tokenizer cannot be read"),
@@ -246,7 +287,7 @@ def test_another_tower(made, tmp_path, capsys):
     err = one_line(capsys, made / "released", tmp_path / "popen", "--vision-tower", tmp_path / "wide")
     assert "--vision-tower: 16 channels in patches of 14; the checkpoint was trained on a tower of 12 channels" in err
     err = one_line(capsys, made / "released", tmp_path / "popen", "--vision-tower", tmp_path / "none")
-    assert f"--vision-tower {tmp_path / 'none'}: no CLIP vision tower in safetensors could be loaded" in err
+    assert f"--vision-tower {tmp_path / 'none'}: no CLIP vision tower could be loaded" in err
 
 
 def test_a_destination_in_use(made, tmp_path, capsys):
