@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
 from popen.data.safe_io import DataError, read_json
+from popen.data.torch_archive import StoredTensor, TorchArchive
 from popen.lvlm.families import PIXELLM
 from popen.lvlm.processing_popen import PopenProcessor
-from popen.lvlm.torch_archive import TorchArchive
 
 ARCHITECTURE = "PixelLMForCausalLM"
 SCALES, PICTURE = 2, "<image>"
@@ -66,7 +66,25 @@ class SafetensorsFile:
             return file.get_tensor(name)
 
 
-WeightFile = SafetensorsFile | TorchArchive
+class BinFile:
+    """One `.bin` of torch, read without unpickling: `shapes` of its tensors, and each of them by name.
+
+    Raises:
+        DataError: it is broken, or holds other things than tensors by name.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.archive = path, TorchArchive(path)
+        for name, stored in self.archive.state.items():
+            if not isinstance(stored, StoredTensor):
+                raise DataError(f"{path}: {str(name)[:80]!r} is no tensor; give a checkpoint of weights alone")
+        self.shapes = {name: stored.shape for name, stored in self.archive.state.items()}
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self.archive.tensor(self.archive.state[name])
+
+
+WeightFile = SafetensorsFile | BinFile
 
 
 def open_release(source: str | Path) -> Release:
@@ -84,7 +102,7 @@ def open_release(source: str | Path) -> Release:
     if named != [ARCHITECTURE]:
         raise DataError(f"{folder}: the checkpoint is of {named}, not {ARCHITECTURE}; give a released PixelLM")
     opened: list[WeightFile] = [SafetensorsFile(file) for file in sorted(folder.glob("*.safetensors"))]
-    opened = opened or [TorchArchive(file) for file in sorted(folder.glob("pytorch_model*.bin"))]
+    opened = opened or [BinFile(file) for file in sorted(folder.glob("pytorch_model*.bin"))]
     if not opened:
         raise DataError(f"{folder}: neither .safetensors nor pytorch_model*.bin in it; fetch the weights too")
     found: dict[str, WeightFile] = {}

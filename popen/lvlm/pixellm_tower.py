@@ -7,7 +7,7 @@ from transformers import CLIPVisionModel
 from transformers.utils import cached_file
 
 from popen.data.safe_io import DataError
-from popen.lvlm.torch_archive import TorchArchive
+from popen.data.torch_archive import TorchArchive
 
 PICKLED = "pytorch_model.bin"
 
@@ -36,8 +36,8 @@ def _from_archive(name_or_path: str, archive: TorchArchive) -> CLIPVisionModel:
     """The tower's part of a CLIP; its weights are called `vision_model.…` in every `.bin`."""
     tower = CLIPVisionModel(CLIPVisionModel.config_class.from_pretrained(name_or_path))
     prefix = "vision_model."
-    found = {name.removeprefix(prefix): name for name in archive.shapes if name.startswith(prefix)}
-    tower.load_state_dict({own: archive.tensor(found[own]) for own in tower.state_dict() if own in found})
+    found = {name.removeprefix(prefix): own for name, own in archive.state.items() if name.startswith(prefix)}
+    tower.load_state_dict({name: archive.tensor(found[name]) for name in tower.state_dict() if name in found})
     return tower
 
 
