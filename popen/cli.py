@@ -55,6 +55,17 @@ def _segment(args: argparse.Namespace) -> None:
     print(f"wrote {out}")
 
 
+def _convert_pixellm(args: argparse.Namespace) -> None:
+    from transformers.utils import logging
+
+    from popen.lvlm.pixellm_checkpoint import convert
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    convert(args.source, args.destination, args.vision_tower)
+    print(f"wrote {args.destination}")
+
+
 def _demo(args: argparse.Namespace) -> int:
     import subprocess
 
@@ -131,6 +142,15 @@ def _parser() -> argparse.ArgumentParser:
         "--model", default=str(TINY), help="model folder or Hub id; the shipped popen-tiny by default"
     )
     segment.set_defaults(run=_segment)
+
+    pixellm = verbs.add_parser("convert-pixellm", help="turn a released PixelLM checkpoint into a popen model folder")
+    pixellm.add_argument("source", help="folder of the checkpoint, with its config.json or an hf_model inside")
+    pixellm.add_argument("destination", help="new folder to write")
+    pixellm.add_argument(
+        "--vision-tower", metavar="CLIP", default="openai/clip-vit-large-patch14-336",
+        help="the CLIP it was trained on, a folder or Hub id; %(default)s by default",
+    )  # fmt: skip
+    pixellm.set_defaults(run=_convert_pixellm)
 
     demo = verbs.add_parser("demo", help="mine, tune, ensemble and evaluate popen-tiny, and write a report")
     demo.set_defaults(run=_demo)

@@ -8,6 +8,7 @@ are compared with a short list and never looked up, so nothing in the file can b
 import math
 import pickletools
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,22 @@ class _Name:
 
 
 @dataclass(frozen=True)
-class _Storage:
+class Storage:
+    """Plain values in the archive: their type, the key of their bytes, and how many there are."""
+
     dtype: torch.dtype
     key: str
     count: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies in a storage; it can be read by `TorchArchive.tensor`."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
 
 
 def read_torch_archive(path: str | Path) -> dict[str, Any]:
@@ -49,28 +62,85 @@ def read_torch_archive(path: str | Path) -> dict[str, Any]:
         DataError: no such file, another format, a tensor beyond its storage, or anything in the pickle beyond plain
             data and tensors; names the file and what it was.
     """
-    path = Path(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if len(pickles) != 1 or archive.getinfo(pickles[0]).file_size > LARGEST_PICKLE:
-                raise DataError(
-                    f"{path}: not one data.pkl of at most {LARGEST_PICKLE >> 20} MiB in it; not of torch.save"
-                )
-            root = pickles[0].removesuffix("data.pkl")
-            return _Reader(path, archive, root).read(archive.read(pickles[0]))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path}: not an archive that torch.save wrote since torch 1.6 ({error})") from None
+    archive = TorchArchive(path)
+    read: dict[Storage, torch.Tensor] = {}
+
+    def whole(stored: StoredTensor) -> torch.Tensor:
+        if stored.storage not in read:
+            read[stored.storage] = archive.values(stored.storage)
+        return archive.view(stored, read[stored.storage]).clone()
+
+    return _Reader(archive.path, whole).read(archive.program)
+
+
+class TorchArchive:
+    """The same with tensors left in the file until they are asked for: `state` has a `StoredTensor` for each.
+
+    Raises:
+        DataError: as `read_torch_archive`, but for the bytes of tensors.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+                if len(pickles) != 1 or archive.getinfo(pickles[0]).file_size > LARGEST_PICKLE:
+                    raise DataError(
+                        f"{self.path}: not one data.pkl of at most {LARGEST_PICKLE >> 20} MiB in it; not of torch.save"
+                    )
+                self.root = pickles[0].removesuffix("data.pkl")
+                self.program, order = archive.read(pickles[0]), f"{self.root}byteorder"
+                if order in archive.namelist() and archive.read(order) != b"little":
+                    raise DataError(f"{self.path}: its values are big-endian; save it again on another machine")
+        except FileNotFoundError:
+            raise DataError(f"{self.path}: no such file") from None
+        except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+            raise DataError(f"{self.path}: not an archive that torch.save wrote since torch 1.6 ({error})") from None
+        self.state: dict[str, Any] = _Reader(self.path, lambda stored: stored).read(self.program)
+
+    def tensor(self, stored: StoredTensor) -> torch.Tensor:
+        """Reads one tensor's storage, and the tensor out of it.
+
+        Raises:
+            DataError: the storage is missing, cut or compressed, or the tensor reaches beyond it.
+        """
+        return self.view(stored, self.values(stored.storage))
+
+    def view(self, stored: StoredTensor, values: torch.Tensor) -> torch.Tensor:
+        """The tensor out of its storage's values; it shares their memory."""
+        shape, stride = stored.shape, stored.stride
+        last = stored.offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+        if 0 not in shape and max(last + 1, math.prod(shape)) > len(values):  # also one value claimed to be many
+            raise DataError(f"{self.path}: a tensor of size {shape} reaches beyond storage {stored.storage.key}")
+        return values.as_strided(shape, stride, 0 if 0 in shape else stored.offset)
+
+    def values(self, storage: Storage) -> torch.Tensor:
+        """All values of a storage, (count,)."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                entry = archive.getinfo(f"{self.root}data/{storage.key}")
+                if (
+                    entry.compress_type != zipfile.ZIP_STORED
+                    or entry.file_size != storage.count * storage.dtype.itemsize
+                ):
+                    raise DataError(
+                        f"{self.path}: storage {storage.key} has {entry.file_size} bytes, "
+                        f"not {storage.count} plain values of {storage.dtype}; copy the file again"
+                    )
+                raw = bytearray(archive.read(entry))
+        except (zipfile.BadZipFile, KeyError, OSError, NotImplementedError, RuntimeError) as error:
+            raise DataError(f"{self.path}: storage {storage.key} cannot be read ({error}); copy it again") from None
+        return torch.frombuffer(raw, dtype=storage.dtype) if raw else torch.empty(0, dtype=storage.dtype)
 
 
 class _Reader:
-    def __init__(self, path: Path, archive: zipfile.ZipFile, root: str):
-        self.path, self.archive, self.root = path, archive, root
+    """Follows a pickle's opcodes; `make` is given each tensor's description and returns what stands for it."""
+
+    def __init__(self, path: Path, make: Callable[[StoredTensor], Any]):
+        self.path, self.make = path, make
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.storages: dict[str, torch.Tensor] = {}
 
     def read(self, program: bytes) -> dict[str, Any]:
         try:
@@ -79,6 +149,8 @@ class _Reader:
                     break
                 self._step(opcode.name, argument, position)
             (value,) = self.stack
+        except DataError:
+            raise
         except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{self.path}: its data.pkl is broken ({type(error).__name__}: {error})") from None
         if not isinstance(value, dict):
@@ -113,6 +185,8 @@ class _Reader:
             self._top(list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = [stack.pop(), stack.pop()][::-1] if name == "SETITEM" else self._since_mark()
+            if not all(type(key) in (str, int) for key in items[::2]):  # hashing shared tuples can take for ever
+                raise ValueError("a key that is neither text nor a number")
             self._top(dict).update(zip(items[::2], items[1::2], strict=True))
         elif name == "BINPERSID":
             stack.append(self._storage(stack.pop()))
@@ -136,41 +210,35 @@ class _Reader:
             raise ValueError(f"{kind.__name__} expected, {type(self.stack[-1]).__name__} found")
         return self.stack[-1]
 
-    def _storage(self, given: tuple) -> _Storage:
+    # Values may be tuples of shared tuples, whose text, hash or sum is exponential: types are checked before use.
+
+    def _storage(self, given: tuple) -> Storage:
         kind, storage, key, _, count = given
+        if kind != "storage" or type(storage) is not _Name or type(key) is not str or not _natural(count):
+            raise ValueError("a reference to something that is no storage")
         name = storage.name.split(" ")
-        if kind != "storage" or name[0] != "torch" or name[1] not in STORAGES:
+        if name[0] != "torch" or name[1] not in STORAGES:
             raise DataError(f"{self.path}: a storage of {storage.name!r}; known are {', '.join(STORAGES)}")
-        return _Storage(STORAGES[name[1]], str(key), int(count))
+        return Storage(STORAGES[name[1]], key, count)
 
     def _reduce(self, function: Any, arguments: tuple) -> Any:
-        name = function.name if isinstance(function, _Name) else repr(function)
-        if name == ORDERED and arguments == ():
+        if type(function) is not _Name or type(arguments) is not tuple:
+            raise ValueError("a call of something without a name")
+        if function.name == ORDERED and arguments == ():
             return {}
-        if name == PARAMETER:
+        if function.name == PARAMETER and type(arguments[0]) in (StoredTensor, torch.Tensor):
             return arguments[0]
-        if name != REBUILD:
-            raise DataError(f"{self.path}: asks to call {name!r}, which no dict of tensors needs; do not trust it")
+        if function.name != REBUILD:
+            raise DataError(
+                f"{self.path}: asks to call {function.name!r}, which no dict of tensors needs; do not trust it"
+            )
         storage, offset, size, stride = arguments[:4]
-        return self._tensor(storage, offset, tuple(size), tuple(stride))
+        if type(storage) is not Storage or not type(size) is type(stride) is tuple or len(size) != len(stride):
+            raise ValueError("a tensor that is no view of a storage")
+        if not all(map(_natural, (offset, *size, *stride))):
+            raise ValueError("a tensor whose size, stride or offset are no natural numbers")
+        return self.make(StoredTensor(storage, offset, size, stride))
 
-    def _tensor(self, storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
-        if len(size) != len(stride) or min((offset, *size, *stride), default=0) < 0:
-            raise ValueError(f"a tensor of size {size}, stride {stride} and offset {offset}")
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if math.prod(size) else -1
-        values = self._values(storage)
-        if last >= len(values):
-            raise DataError(f"{self.path}: a tensor of size {size} reaches beyond storage {storage.key}")
-        return values.as_strided(size, stride, offset).clone()
 
-    def _values(self, storage: _Storage) -> torch.Tensor:
-        if storage.key not in self.storages:
-            entry = self.archive.getinfo(f"{self.root}data/{storage.key}")
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != storage.count * storage.dtype.itemsize:
-                raise DataError(
-                    f"{self.path}: storage {storage.key} has {entry.file_size} bytes, "
-                    f"not {storage.count} plain values of {storage.dtype}; copy the file again"
-                )
-            raw = bytearray(self.archive.read(entry))
-            self.storages[storage.key] = torch.frombuffer(raw, dtype=storage.dtype) if raw else torch.empty(0)
-        return self.storages[storage.key]
+def _natural(number: Any) -> bool:
+    return type(number) is int and number >= 0

@@ -60,3 +60,20 @@ class Canvas:
         if crop.shape[1:] == (self.height, self.width):
             return crop
         return F.interpolate(crop[None], (self.height, self.width), mode="bilinear")[0]
+
+
+class PixelLMCanvas(Canvas):
+    """As PixelLM places pictures: SAM's rounding, bilinear resizing, and padding that is marked as transparent."""
+
+    @classmethod
+    def fit(cls, height: int, width: int, side: int) -> "PixelLMCanvas":
+        """The largest scale at which the picture fits a square of `side` pixels; halves are rounded up."""
+        scale = side / max(height, width)
+        return cls(height, width, max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1), side)
+
+    def place(self, picture: Image.Image) -> Image.Image:
+        """The picture on a transparent square, RGBA, padded right and below."""
+        scaled = picture.resize((self.scaled_width, self.scaled_height), Image.Resampling.BILINEAR)
+        square = Image.new("RGBA", (self.side, self.side))
+        square.paste(scaled.convert("RGBA"), (0, 0))
+        return square

@@ -44,6 +44,8 @@ class PopenConfig(PreTrainedConfig):
         answer_margin: nats by which another answer must score better than the model's own for the ensemble to give it,
             >= 0; scores are those of `popen.preference.answers`. Calibrated on held-out pictures, None gives none.
         embedding_std: per-scale spread of segmentation embeddings over training data; scales embedding noise.
+        pixellm_compat: composes the modules of the released PixelLM around a LLaVA backbone, so that its checkpoints
+            mean what they meant (docs/pixellm.md); `popen convert-pixellm` sets it with all that belongs to it.
     """
 
     model_type = "popen"
@@ -81,6 +83,7 @@ class PopenConfig(PreTrainedConfig):
     ensemble_noise: float = 0.5
     ensemble_sharpness: float = 1.0
     ensemble_threshold: float = 0.0
+    pixellm_compat: bool = False
     is_composition: Literal[True] = True
 
     def __post_init__(self, **kwargs):
@@ -96,10 +99,17 @@ class PopenConfig(PreTrainedConfig):
             raise ValueError(
                 f"seg_token_ids holds {len(self.seg_token_ids)} ids; tokens_per_scale x scales asks for {expected}"
             )
+        if self.pixellm_compat and (self.backbone_config.model_type != "llava" or self.pixel_config is not None):
+            raise ValueError("pixellm_compat: PixelLM is LLaVA and reads its tower's maps; drop pixel_config")
         if self.pixel_config is None and self.pixel_layers is None:
             vision = self.backbone_config.vision_config
             depth = getattr(vision, "num_hidden_layers", None) or vision.depth  # Qwen's name for it
             self.pixel_layers = [-2, -(1 + depth // 2)][: self.scales]
+
+    @property
+    def family(self) -> str:
+        """The name of the backbone's family in `popen.lvlm.families`."""
+        return "pixellm" if self.pixellm_compat else self.backbone_config.model_type
 
     def get_text_config(self, *args, **kwargs):
         """The language model's configuration; generation, PEFT and TRL read sizes from it."""

@@ -224,6 +224,10 @@ def _generate(model, processor, batch, pictures, row_picture, max_new_tokens, se
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in batch], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=model.device)
     family, shown = model.family, pictures.of_rows(row_picture)
+    positions = {}
+    if shown.shown is not None:  # hidden tokens keep their places, which generate would count away
+        positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+        mask = mask * shown.readable(ids == model.config.backbone_config.image_token_id)
     states: list[torch.Tensor] = []
     # The head's input at each step is the state that predicts the next token: all that the codebook needs.
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: states.append(inputs[0][:, -1]))
@@ -232,6 +236,7 @@ def _generate(model, processor, batch, pictures, row_picture, max_new_tokens, se
             input_ids=ids,
             attention_mask=mask,
             mm_encoder_outputs={"image": family.for_language(shown.language, shown.deep)},
+            **positions,
             **family.generation_inputs(ids, model.config.backbone_config, model.config.image_size),
             max_new_tokens=max_new_tokens,
             pad_token_id=pad,

@@ -13,6 +13,7 @@ from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.families import family_of
 from popen.lvlm.mask_decoder import MaskDecoder
 from popen.lvlm.pixel_encoder import PixelEncoder, PixelFusion
+from popen.lvlm.pixellm_blocks import PixelLMEncoder, PixelLMMaskDecoder, PixelLMProjector
 from popen.lvlm.preference_head import PreferenceHead
 from popen.objectives.masks import bce_loss, dice_loss, iou_regression_loss, refined_bce_loss, refinement_weights
 from popen.objectives.scores import per_token_logps
@@ -26,11 +27,21 @@ class EncodedPictures:
     language: list[torch.Tensor]
     features: tuple[torch.Tensor, ...]
     deep: tuple[list[torch.Tensor], ...] = ()
+    shown: list[torch.Tensor] | None = None
 
     def of_rows(self, picture: list[int]) -> "EncodedPictures":
         """One entry per row, where `picture` says which picture each row is about."""
         deep = tuple([layer[i] for i in picture] for layer in self.deep)
-        return EncodedPictures([self.language[i] for i in picture], tuple(f[picture] for f in self.features), deep)
+        shown = None if self.shown is None else [self.shown[i] for i in picture]
+        features = tuple(f[picture] for f in self.features)
+        return EncodedPictures([self.language[i] for i in picture], features, deep, shown)
+
+    def readable(self, is_picture_BS: torch.Tensor) -> torch.Tensor:
+        """Which columns of rows (B, S) others may attend to, bool: all but picture tokens that are not `shown`."""
+        columns = torch.ones_like(is_picture_BS)
+        if self.shown is not None:
+            columns[is_picture_BS] = torch.cat(self.shown)
+        return columns
 
 
 @dataclass
@@ -74,7 +85,7 @@ class PopenForReasoningSegmentation(PreTrainedModel):
 
     def __init__(self, config: PopenConfig):
         super().__init__(config)
-        self.family = family_of(config.backbone_config.model_type)
+        self.family = family_of(config.family)
         problem = self.family.misfit(config.backbone_config, config.image_size)
         if problem is None and not self.family.square_tokens and (config.pixel_fusion or config.look_weight):
             problem = "its picture tokens are no plain grid; set pixel_fusion: false and look_weight: 0"
@@ -83,11 +94,17 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         self.backbone = AutoModelForImageTextToText.from_config(config.backbone_config)
         hidden_size = config.get_text_config().hidden_size
         self.codebook = Codebook(hidden_size, config.decoder_dim, config.scales, config.tokens_per_scale)
-        self.pixel_encoder = PixelEncoder(config)
+        encoder, decoder = (
+            (PixelLMEncoder, PixelLMMaskDecoder) if config.pixellm_compat else (PixelEncoder, MaskDecoder)
+        )
+        if config.pixellm_compat:
+            channels = config.backbone_config.vision_config.hidden_size
+            self.backbone.model.multi_modal_projector = PixelLMProjector(channels, hidden_size)
+        self.pixel_encoder = encoder(config)
         self.pixel_fusion = (
             PixelFusion(config.decoder_dim, config.scales, hidden_size) if config.pixel_fusion else None
         )
-        self.mask_decoder = MaskDecoder(
+        self.mask_decoder = decoder(
             config.decoder_dim, config.decoder_depth, config.decoder_heads, config.decoder_mlp_dim, config.scales
         )
         self.preference_head = PreferenceHead(config.decoder_dim, config.scales)
@@ -132,7 +149,7 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         language = seen.language
         if self.pixel_fusion is not None:
             language = self.pixel_fusion(language, features)
-        return EncodedPictures(language, features, seen.deep)
+        return EncodedPictures(language, features, seen.deep, seen.shown)
 
     def decode_masks(
         self, features: tuple[torch.Tensor, ...], picture_T: torch.Tensor, embeddings_TLD: torch.Tensor
@@ -153,6 +170,10 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         eager = self.config.get_text_config()._attn_implementation == "eager"
         if look and not eager:
             raise ValueError("look_weight > 0 reads attention weights: load the model with attn_implementation=eager")
+        if pictures.shown is not None:
+            readable = pictures.readable(input_ids == self.config.backbone_config.image_token_id)
+            itself = torch.eye(input_ids.shape[1], dtype=torch.bool, device=input_ids.device)
+            attention_mask = attention_mask & (readable[:, None, None] | itself)
         if eager:  # it adds the mask to the logits, where True would be 1
             blocked = torch.finfo(self.dtype).min
             attention_mask = torch.zeros_like(attention_mask, dtype=self.dtype).masked_fill(~attention_mask, blocked)

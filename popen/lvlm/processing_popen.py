@@ -43,7 +43,7 @@ class PopenProcessor(PushToHubMixin):
         image_size: side of the canvas in pixels.
         codebook_size: number of `[SEG…]` tokens a target has (N·L).
         max_length: longest sequence of picture, question and answer in tokens.
-        family: `model_type` of the backbone.
+        family: `model_type` of the backbone, or `pixellm` for a model with `pixellm_compat`.
     """
 
     def __init__(self, backbone, image_size: int, codebook_size: int, max_length: int, family: str = "llava"):
@@ -81,7 +81,7 @@ class PopenProcessor(PushToHubMixin):
     def place(self, picture: Image.Image, name: str = "image") -> tuple[Image.Image, Canvas]:
         """A picture of any size on the canvas; DataError when it is not a plain picture."""
         picture = check_image(picture, name)
-        canvas = Canvas.fit(picture.height, picture.width, self.image_size)
+        canvas = self.family.canvas.fit(picture.height, picture.width, self.image_size)
         return canvas.place(picture), canvas
 
     def pixel_values(self, squares: list[Image.Image]) -> torch.Tensor:

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 import torch
 from transformers.utils import ModelOutput
 
+from popen.lvlm.canvas import Canvas
+
 
 @dataclass(frozen=True)
 class SeenPictures:
@@ -15,11 +17,13 @@ class SeenPictures:
         language: B tensors (P, H), what the language model reads.
         maps: the vision tower's hidden states at the layers that were asked for, each (B, C, h, w).
         deep: for each early layer of the language model that gets pictures too, B tensors (P, H).
+        shown: where some picture tokens are hidden from the language model, B tensors (P,) bool.
     """
 
     language: list[torch.Tensor]
     maps: tuple[torch.Tensor, ...]
     deep: tuple[list[torch.Tensor], ...] = ()
+    shown: list[torch.Tensor] | None = None
 
 
 class Family:
@@ -29,6 +33,7 @@ class Family:
     """
 
     image_options: ClassVar[dict[str, Any]] = {"do_resize": False, "do_center_crop": False}
+    canvas: ClassVar[type[Canvas]] = Canvas  # how pictures are placed on the square
     language_model = "language_model"  # the language model's name inside `backbone.model`
     square_tokens = True  # picture tokens are the rows of a square grid, and nothing else
 
