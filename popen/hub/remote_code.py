@@ -126,11 +126,13 @@ def _of_popen(node: ast.AST) -> bool:
 
 
 def _file(module: str) -> Path:
-    return Path(popen.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    """Where a module or a package of popen has its source."""
+    place = Path(popen.__file__).parent.joinpath(*module.split(".")[1:])
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
 
 
 def _is_module(name: str) -> bool:
-    return name.count(".") == 2 and _file(name).is_file()
+    return name.count(".") >= 2 and _file(name).is_file()
 
 
 def _flat(module: str) -> str:

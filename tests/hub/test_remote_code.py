@@ -78,7 +78,8 @@ def test_transformers_finds_every_file(exported):
 def test_nothing_but_imports_is_rewritten(exported):
     changed = 0
     for module, source in flattened(STARTS).items():
-        own = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text().splitlines()
+        place = ROOT.joinpath(*module.split("."))
+        own = (place / "__init__.py" if place.is_dir() else place.with_suffix(".py")).read_text().splitlines()
         new = source.splitlines()
         kept = [line for line in own if not line.strip().startswith("from popen.")]
         assert [line for line in new if not line.strip().startswith("from .")] == kept, module
