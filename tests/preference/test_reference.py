@@ -1,10 +1,12 @@
 """The fingerprint of a model folder."""
 
 import hashlib
+import json
 
 import pytest
 
 from popen.data.safe_io import DataError
+from popen.preference import reference
 from popen.preference.reference import check_fingerprint, model_fingerprint
 
 
@@ -36,3 +38,28 @@ def test_another_reference_is_refused(what):
     check_fingerprint("a" * 64, "a" * 64, what, "runs/mined")
     with pytest.raises(DataError, match=f"runs/mined: mined from {what} aaaaaaaaaaaa, this one is bbbbbbbbbbbb"):
         check_fingerprint("a" * 64, "b" * 64, what, "runs/mined")
+
+
+def test_an_adapter_counts_with_its_base(tmp_path):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    for folder, content in ((base, b"base"), (adapter, b"lora")):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(content)
+    alone = model_fingerprint(adapter)
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    with_base = model_fingerprint(adapter)
+    (base / "model.safetensors").write_bytes(b"other")
+    assert len({alone, with_base, model_fingerprint(adapter)}) == 3
+
+
+def test_a_repository_counts_as_its_files(tmp_path, monkeypatch):
+    """What the Hub's cache would hold; the fetching itself is tested in tests/hub."""
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    asked = []
+    monkeypatch.setattr(reference, "snapshot_download", lambda name, **given: asked.append(name) or str(tmp_path))
+    assert model_fingerprint("org/name") == model_fingerprint(tmp_path) and asked == ["org/name"]
+
+
+def test_a_repository_out_of_reach():
+    with pytest.raises(DataError, match="org/name: no such folder, nor a model on the Hub within reach"):
+        model_fingerprint("org/name")
