@@ -284,11 +284,11 @@ def test_the_demo_runs_end_to_end(chain, tmp_path):
     (tmp_path / "mine.yaml").write_text(easier)
     command += ["--mine_config", str(tmp_path / "mine.yaml")]
     command += ["--scenes", "8", "2", "2", "60", "--preference_steps", "1", "--ensemble", "1", "--views", "1"]
-    done = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     written = json.loads((tmp_path / "run" / "report.json").read_text())
     assert written["seconds"] > 0 and set(written["arms"]) == {"base", "continued_sft", "popen", "popen_ensemble"}
-    again = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=600, check=True)
+    again = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=1500, check=True)
     assert again.stdout.count("done already") == 13
 
 

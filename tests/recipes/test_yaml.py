@@ -40,7 +40,9 @@ def parse(name, *argv):
 
 
 def needed(file):
-    """What a YAML leaves to the command line: path_coco does not know where the photographs are."""
+    """What a YAML leaves to the command line: where the photographs are; and that this machine need have no GPU."""
+    if file.stem.startswith(("sft_", "preference_")) and file.stem.endswith("_7b"):
+        return ("--use_cpu", "true")
     return ("--panoptic", "photographs") if file.stem == "path_coco" else ()
 
 
