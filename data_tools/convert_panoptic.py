@@ -7,16 +7,13 @@ SRC holds panoptic.json, images/ and panoptic/; OUT receives train/ and dev/. Ab
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
-from tqdm import tqdm
 
+from popen.data.conversion import Converted, convert_split
 from popen.data.panoptic import in_dev, panoptic_row, read_panoptic
 from popen.data.safe_io import MAX_PIXELS, DataError, StorageError
-from popen.data.schema import write_dataset
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,17 +35,11 @@ def main(argv: list[str] | None = None) -> int:
             if not ids:
                 print(f"{split}: no images")
                 continue
-            kinds: Counter[str] = Counter()
 
-            def rows(split: str = split, ids: list[int] = ids, kinds: Counter[str] = kinds) -> Iterator[dict]:
-                for number in tqdm(ids, desc=split, unit="image"):
-                    row = panoptic_row(data, number, args.src, args.seed, args.max_pixels, args.uses)
-                    kinds.update(question["kind"] for question in row["questions"])
-                    yield row
+            def converted(number: int) -> Converted:
+                return Converted(panoptic_row(data, number, args.src, args.seed, args.max_pixels, args.uses))
 
-            write_dataset(rows(), args.out, split)
-            counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-            print(f"{split}: {len(ids)} images, {kinds.total()} questions ({counts})")
+            print("\n".join(convert_split(ids, converted, args.out, split).lines()))
     except (DataError, StorageError) as error:
         print(error, file=sys.stderr)
         return 1

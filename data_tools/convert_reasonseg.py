@@ -8,16 +8,13 @@ a split of each name. Without --splits, those there.
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
-from tqdm import tqdm
 
+from popen.data.conversion import Converted, convert_split
 from popen.data.reasonseg import SPLITS, Explanation, read_annotation, read_explanations, reasonseg_row, split_names
 from popen.data.safe_io import MAX_PIXELS, DataError, StorageError
-from popen.data.schema import write_dataset
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,17 +54,11 @@ def convert(src: Path, out: Path, split: str, max_pixels: int) -> None:
         what = "left out" if split == "train" else "kept with an empty mask, as LISA scores them"
         print(f"{split}: {len(empty)} pictures without a target, {what}: {', '.join(empty)}")
     kept = [name for name in names if split != "train" or name not in empty]
-    kinds: Counter[str] = Counter()
 
-    def rows() -> Iterator[dict]:
-        for name in tqdm(kept, desc=split, unit="image"):
-            row = reasonseg_row(src / split, name, split, explanations.get(name), max_pixels)
-            kinds.update(question["kind"] for question in row["questions"])
-            yield row
+    def converted(name: str) -> Converted:
+        return Converted(reasonseg_row(src / split, name, split, explanations.get(name), max_pixels))
 
-    write_dataset(rows(), out, split)
-    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-    print(f"{split}: {len(kept)} images, {kinds.total()} questions ({counts})")
+    print("\n".join(convert_split(kept, converted, out, split).lines()))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ pictures under images/; OUT receives a split of each name. Without --splits, all
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
-from tqdm import tqdm
 
+from popen.data.conversion import Converted, convert_split
 from popen.data.refer import (
     IMAGES,
     SPLIT_BY,
@@ -28,7 +27,6 @@ from popen.data.refer import (
     split_names,
 )
 from popen.data.safe_io import MAX_PIXELS, DataError, StorageError
-from popen.data.schema import write_dataset
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,17 +63,13 @@ def convert(
     max_pixels: int,
 ) -> None:
     """Write one split and print its counts."""
-    groups, kinds = by_image(references), Counter[str]()
 
-    def rows() -> Iterator[dict]:
-        for of_image in tqdm(groups.values(), desc=split, unit="image"):
-            row = refer_row(instances, of_image, dataset, images, max_pixels)
-            kinds.update(question["kind"] for question in row["questions"])
-            yield row
+    def converted(of_image: Sequence[Reference]) -> Converted:
+        return Converted(refer_row(instances, of_image, dataset, images, max_pixels))
 
-    write_dataset(rows(), out, split)
-    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-    print(f"{split}: {len(groups)} images, {len(references)} references, {kinds.total()} questions ({counts})")
+    made = convert_split(list(by_image(references).values()), converted, out, split)
+    print(f"{split}: {len(references)} references")
+    print("\n".join(made.lines()))
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ def test_a_native_folder_is_converted_and_nothing_is_left_out_in_silence(tmp_pat
     assert capsys.readouterr().out.splitlines() == [
         "train: 1 explanations of pictures that are not there: z",
         "train: 1 pictures without a target, left out: c",
-        "train: 2 images, 5 questions (reasonseg_explained 1, reasonseg_long 2, reasonseg_short 2)",
+        "train: 2 images, 5 questions (reasonseg_explained 1, reasonseg_long 2, reasonseg_short 2), 5 targets",
         "val: 1 pictures without a target, kept with an empty mask, as LISA scores them: e",
-        "val: 2 images, 2 questions (reasonseg_long 1, reasonseg_short 1)",
+        "val: 2 images, 2 questions (reasonseg_long 1, reasonseg_short 1), 2 targets",
     ]
     train, val = load_split(tmp_path / "one", "train"), load_split(tmp_path / "one", "val")
     check_unique_ids(train)

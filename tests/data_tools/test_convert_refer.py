@@ -39,9 +39,12 @@ def test_a_native_folder_is_converted(tmp_path, capsys):
     command = [str(source), str(tmp_path / "one"), "--dataset", "refcoco", "--split-by", "unc"]
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "train: 2 images, 2 references, 4 questions (referring 4)",
-        "val: 1 images, 1 references, 2 questions (referring 2)",
-        "testA: 1 images, 1 references, 2 questions (referring 2)",
+        "train: 2 references",
+        "train: 2 images, 4 questions (referring 4), 4 targets",
+        "val: 1 references",
+        "val: 1 images, 2 questions (referring 2), 2 targets",
+        "testA: 1 references",
+        "testA: 1 images, 2 questions (referring 2), 2 targets",
     ]
     train = load_split(tmp_path / "one", "train")
     check_unique_ids(train)
@@ -68,7 +71,7 @@ def test_the_other_data_sets_and_a_folder_of_pictures(tmp_path, capsys, dataset,
     error = capsys.readouterr().err.splitlines()[-1]
     assert ("saiapr_tc-12" if dataset == "refclef" else "train2014") in error and "3.jpg: no such file" in error
     assert main([*command, "--images", str(source / "pictures")]) == 0
-    assert f"val: 1 images, 1 references, 2 questions ({kind})" in capsys.readouterr().out
+    assert f"val: 1 images, 2 questions ({kind}), " in capsys.readouterr().out
 
 
 def test_what_is_wrong_is_one_line(tmp_path, capsys):
