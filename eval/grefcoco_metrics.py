@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.lisa_metrics import mask_counts
+from eval.metrics import MaskCounts, ciou, giou
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ def grefcoco_giou(referrals: list[Referral]) -> float:
     Raises:
         ValueError: no expressions.
     """
-    _check(referrals)
-    return float(np.mean([r.intersection / r.union if r.union else 1.0 for r in referrals]))
+    return giou(_slots(referrals))
 
 
 def grefcoco_ciou(referrals: list[Referral]) -> float:
@@ -47,9 +47,7 @@ def grefcoco_ciou(referrals: list[Referral]) -> float:
     Raises:
         ValueError: no expressions.
     """
-    _check(referrals)
-    union = sum(r.union for r in referrals)
-    return sum(r.intersection for r in referrals) / union if union else 1.0
+    return ciou(_slots(referrals))
 
 
 def n_acc(referrals: list[Referral]) -> float | None:
@@ -66,6 +64,5 @@ def _share(right: list[bool]) -> float | None:
     return sum(right) / len(right) if right else None
 
 
-def _check(referrals: list[Referral]) -> None:
-    if not referrals:
-        raise ValueError("no expressions to score; give at least one")
+def _slots(referrals: list[Referral]) -> list[MaskCounts]:
+    return [MaskCounts(r.intersection, r.union) for r in referrals]
