@@ -6,8 +6,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from popen.data.safe_io import DataError
 
-MASK_PARTS = ["codebook", "pixel_encoder", "mask_decoder", "preference_head"]
-
 
 @dataclass
 class LoraArguments:
@@ -28,6 +26,8 @@ ALL_WEIGHTS = LoraArguments()
 def with_lora(model, arguments: LoraArguments) -> PeftModel:
     """The model with adapters; only these, the mask parts and the rows of the `[SEG…]` tokens are trained.
 
+    A trained encoder beside the vision tower stays as it is; its necks are trained.
+
     Switched off (`disable_adapter`), it is the model as it was.
 
     Raises:
@@ -40,7 +40,7 @@ def with_lora(model, arguments: LoraArguments) -> PeftModel:
         tokens["lm_head"] = list(model.config.seg_token_ids)
     config = LoraConfig(
         r=arguments.lora_r, lora_alpha=arguments.lora_alpha, lora_dropout=arguments.lora_dropout,
-        target_modules=targets, modules_to_save=MASK_PARTS, trainable_token_indices=tokens,
+        target_modules=targets, modules_to_save=_mask_parts(model), trainable_token_indices=tokens,
     )  # fmt: skip
     try:
         return get_peft_model(model, config)
@@ -49,3 +49,13 @@ def with_lora(model, arguments: LoraArguments) -> PeftModel:
             f"lora_target_modules {arguments.lora_target_modules}: no layer of the language model is called so; "
             "print the model for their names"
         ) from error
+
+
+def _mask_parts(model) -> list[str]:
+    """What is trained in full, by the ends of the modules' names; the preference head is trained on its own, later."""
+    parts = ["codebook", "mask_decoder"]
+    if model.pixel_fusion is not None:
+        parts.append("pixel_fusion")
+    if model.pixel_encoder.backbone is None:
+        return [*parts, "pixel_encoder"]
+    return [*parts, *(f"pixel_encoder.necks.{level}" for level in range(len(model.pixel_encoder.necks)))]

@@ -31,7 +31,10 @@ def trained(model) -> dict[str, torch.Size]:
 
 def test_what_is_trained(base):
     """q and v of the one layer, the mask parts in full, and of the words only the four `[SEG…]` rows."""
-    whole = {part: sum(p.numel() for p in getattr(base, part).parameters()) for part in ("codebook", "mask_decoder")}
+    parts = {
+        name: base.get_submodule(name) for name in ("codebook", "mask_decoder", "pixel_fusion", "pixel_encoder.necks")
+    }
+    whole = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     model = with_lora(base, LoraArguments(use_peft=True, lora_r=2))
     found = trained(model)
     adapters = [name for name in found if "lora_" in name]
@@ -40,7 +43,8 @@ def test_what_is_trained(base):
     assert tokens == [(4, 48)]  # the output layer shares them
     for part, size in whole.items():
         assert sum(shape.numel() for name, shape in found.items() if f".{part}." in name) == size
-    assert not any("vision_tower" in name or "multi_modal_projector" in name for name in found)
+    still = ("vision_tower", "multi_modal_projector", "pixel_encoder.backbone", "preference_head")
+    assert not any(part in name for name in found for part in still)
 
 
 def test_an_unknown_layer_is_refused(base):
