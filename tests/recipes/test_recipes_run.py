@@ -5,8 +5,6 @@ import importlib.util
 import inspect
 import json
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -242,7 +240,7 @@ SHIPPED = {
 
 
 def test_no_yaml_is_left_out():
-    paths = {"demo", "path_coco"}  # strings of these recipes; `test_the_demo_runs_end_to_end` is for them
+    paths = {"demo", "path_coco"}  # strings of these recipes; tests/recipes/test_demo.py is for them
     assert {file.stem for file in RECIPES.glob("*.yaml")} == set(SHIPPED) | paths
 
 
@@ -272,24 +270,6 @@ def test_a_shipped_yaml_runs(chain, name, tmp_path, monkeypatch):
 def both(first, second):
     assert first.keys() == second.keys()
     return [(first[name], second[name]) for name in first]
-
-
-def test_the_demo_runs_end_to_end(chain, tmp_path):
-    """demo.yaml with a handful of scenes: every step in a process of its own, as users start it."""
-    shutil.copytree(chain / "sft", tmp_path / "model")
-    command = [sys.executable, str(RECIPES / "path.py"), "--config", str(RECIPES / "demo.yaml")]
-    command += ["--output_dir", str(tmp_path / "run"), "--model_name_or_path", str(tmp_path / "model")]
-    easier = (RECIPES / "mine_tiny.yaml").read_text()  # this model's hypotheses hardly differ
-    easier = easier.replace("margin: 0.02", "margin: 0.001").replace("embedding_noise: 0.5", "embedding_noise: 2.0")
-    (tmp_path / "mine.yaml").write_text(easier)
-    command += ["--mine_config", str(tmp_path / "mine.yaml")]
-    command += ["--scenes", "8", "2", "2", "60", "--preference_steps", "1", "--ensemble", "1", "--views", "1"]
-    done = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=1500, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    written = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert written["seconds"] > 0 and set(written["arms"]) == {"base", "continued_sft", "popen", "popen_ensemble"}
-    again = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=1500, check=True)
-    assert again.stdout.count("done already") == 13
 
 
 # ---- what does not belong together
