@@ -13,6 +13,7 @@ import numpy as np
 
 MAX_PIXELS = 2**28
 LONGEST_GROUP = 6  # characters; 30 bits hold every difference between two runs of at most MAX_PIXELS
+GROUPS = 5 * np.arange(LONGEST_GROUP)  # bits below each character
 
 
 def encode(mask_HW: np.ndarray) -> dict[str, Any]:
@@ -29,10 +30,8 @@ def encode(mask_HW: np.ndarray) -> dict[str, Any]:
     if mask_HW.ndim != 2 or mask_HW.dtype != np.bool_:
         raise ValueError(f"mask: expected bool (H, W), got {mask_HW.dtype} {mask_HW.shape}; threshold it first")
     height, width = _check_size(mask_HW.shape)
-    pixels = mask_HW.ravel(order="F")
-    edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    first = [0, 0] if pixels[0] else [0]  # counts start with zeros, if need be none of them
-    runs = np.diff(np.concatenate([first, edges, [pixels.size]]))
+    first = [0, 0] if mask_HW[0, 0] else [0]  # counts start with zeros, if need be none of them
+    runs = np.diff(np.concatenate([first, _changes(mask_HW), [mask_HW.size]]))
     return {"size": [height, width], "counts": _compress(runs)}
 
 
@@ -95,19 +94,26 @@ def _check_list(counts: Any) -> np.ndarray:
     return runs.astype(np.int64)
 
 
+def _changes(mask_HW: np.ndarray) -> np.ndarray:
+    """Where, counted column by column, a pixel differs from the one before it; ascending.
+
+    They are looked for row by row, as masks lie in memory: turning the mask first would take longer than all the rest.
+    """
+    height, width = mask_HW.shape
+    row, column = np.divmod(np.flatnonzero(mask_HW[1:] != mask_HW[:-1]), width)
+    at_the_top = np.flatnonzero(mask_HW[0, 1:] != mask_HW[-1, :-1]) + 1
+    return np.sort(np.concatenate([column * height + row + 1, at_the_top * height]))
+
+
 def _compress(runs: np.ndarray) -> str:
     values = runs.astype(np.int64)
     values[3:] -= runs[1:-2]
-    columns, kept = [], []
-    more = np.ones(len(values), dtype=np.bool_)
-    while more.any():
-        kept.append(more)
-        code = values & 0x1F
-        values = values >> 5
-        # done when what is left is only the sign that bit 4 of this group already carries
-        more = more & np.where(code & 0x10, values != -1, values != 0)
-        columns.append(code + (more << 5) + 48)
-    return np.stack(columns, 1)[np.stack(kept, 1)].astype(np.uint8).tobytes().decode("ascii")
+    group_R6 = values[:, None] >> GROUPS
+    code_R6, left_R6 = group_R6 & 0x1F, group_R6 >> 5
+    # done when what is left is only the sign that bit 4 of this group already carries
+    last_R1 = np.where(code_R6 & 0x10, left_R6 == -1, left_R6 == 0).argmax(1)[:, None]
+    more_R6, kept_R6 = np.arange(LONGEST_GROUP) < last_R1, np.arange(LONGEST_GROUP) <= last_R1
+    return (code_R6 + (more_R6 << 5) + 48)[kept_R6].astype(np.uint8).tobytes().decode("ascii")
 
 
 def _decompress(counts: str | bytes) -> np.ndarray:
