@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from transformers import set_seed
 
-from popen.data.schema import load_split
+from popen.data.mixing import load_mixture
 from popen.lvlm.loading import load_model
 from popen.recipe import run
 from popen.training import AlignmentTrainer, SFTArguments
@@ -21,7 +21,9 @@ class ScriptArguments:
     """What to align and on what."""
 
     model_name_or_path: str = field(metadata={"help": "A popen model folder or Hub id."})
-    dataset: str = field(metadata={"help": "Folder of a data set in popen's schema."})
+    dataset: str | list[str] = field(
+        metadata={"help": "Folder of a data set in popen's schema, or several, of which every row is seen once."}
+    )
     split: str = field(default="train", metadata={"help": "Split to train on."})
     freeze_pixels: bool = field(
         default=False, metadata={"help": "Leave a trained pixel encoder beside the vision tower as it is."}
@@ -34,7 +36,7 @@ def main(script: ScriptArguments, training: SFTArguments) -> None:
     model, processor = load_model(script.model_name_or_path)
     if script.freeze_pixels:
         model.freeze_pixels()
-    rows = load_split(script.dataset, script.split)
+    rows = load_mixture(script.dataset, script.split, seed=training.seed)
     trainer = AlignmentTrainer(model, training, train_dataset=rows, processor=processor)
     trainer.train(resume_from_checkpoint=resume_path(training))
     finish(trainer)
