@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from popen.data.safe_io import DataError
 from popen.data.torch_archive import read_torch_archive
@@ -62,9 +62,7 @@ def trained_language(name_or_path: str | None):
         model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=torch.float32, use_safetensors=True)
         return model, AutoTokenizer.from_pretrained(name_or_path)
     file = packaged(*GGUF)
-    widened = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    model = LlamaForCausalLM(widened.config)  # the same weights without the mark of a quantised model
-    model.load_state_dict(widened.state_dict())
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     return model, AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
 
 

@@ -66,8 +66,12 @@ def build_smol(
         hidden_size=192, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4, image_size=image_size,
         patch_size=PATCH,
     )  # fmt: skip
+    words = copy.deepcopy(language.config)
+    words.__dict__.pop(
+        "quantization_config", None
+    )  # a mark that widened GGUF weights keep; Trainers refuse it
     config = LlavaConfig(
-        vision_config=vision, text_config=copy.deepcopy(language.config), vision_feature_layer=-1,
+        vision_config=vision, text_config=words, vision_feature_layer=-1,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=(image_size // PATCH) ** 2,
         tie_word_embeddings=language.config.tie_word_embeddings,
     )  # fmt: skip

@@ -1,5 +1,7 @@
 """popen-smol from a small Llama and a random TinyViT: words stay, layers are cut, the chat is SmolLM2's."""
 
+import copy
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -7,11 +9,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 pytest.importorskip("timm", reason="timm is not installed: pip install popen-seg[clip]")
 
 from popen.data.safe_io import DataError
+from popen.data.schema import write_dataset
 from popen.lvlm.loading import load_model
 from popen.lvlm.packing import supervised_batch
 from popen.lvlm.smol import build_smol, cut
 from popen.lvlm.tiny import tiny_tokenizer
 from popen.lvlm.tiny_vit import TinyVitBackbone, TinyVitConfig
+from popen.training import SegmentationSFTTrainer, SFTArguments
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,19 @@ def test_words_and_pixels_are_the_trained_ones(smol, language, tokenizer):
     torch.testing.assert_close(found, expected)
     own = model.pixel_encoder.backbone.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in encoder.state_dict().items())
+
+
+def test_words_widened_from_gguf_may_be_trained(language, tokenizer, samples, tmp_path):
+    widened = copy.deepcopy(language)
+    widened.config.quantization_config = {"quant_method": "gguf", "gguf_file": "words.gguf", "dequantize": False}
+    encoder = TinyVitBackbone(TinyVitConfig())
+    model, processor = build_smol(widened, tokenizer, encoder, image_size=64, max_length=256)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    again, processor = load_model(tmp_path / "model")
+    rows = write_dataset(samples[:2], tmp_path / "data", "train")
+    settings = SFTArguments(output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none")
+    SegmentationSFTTrainer(again, settings, train_dataset=rows, processor=processor)  # refuses quantised models
 
 
 def test_the_chat_is_smollm2s(smol):
