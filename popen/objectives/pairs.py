@@ -12,7 +12,8 @@ import torch
 
 from popen.objectives.embeddings import info_nce_loss, triplet_loss
 from popen.objectives.preference import offset_loss, simpo_loss
-from popen.objectives.scores import mean_weighted_token_logps, region_margin
+from popen.objectives.regions import region_margin
+from popen.objectives.scores import mean_weighted_token_logps
 
 
 @dataclass(frozen=True)

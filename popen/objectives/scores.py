@@ -1,6 +1,7 @@
 """Scores and margins: how much more than the reference a policy prefers the chosen candidate.
 
 Tokens give log-probabilities per sequence, masks and embeddings give margins h (B,) for `popen.objectives.preference`.
+Mask margins from the values on the region alone are in `popen.objectives.regions`.
 Everything is computed in float32 or better, also under autocast.
 """
 
@@ -158,25 +159,6 @@ def mask_margin_region_mean(
         (B,) margins in logits; 0 where the masks agree everywhere.
     """
     gain, sign = _signed_gain(logits, ref_logits, chosen, rejected)
-    return gain.sum(1) / sign.abs().sum(1).clamp(min=1)
-
-
-def region_margin(logits_NR: torch.Tensor, ref_logits_NR: torch.Tensor, sign_NR: torch.Tensor) -> torch.Tensor:
-    """`mask_margin_region_mean` from the values on R alone, so that the reference can be stored sparsely.
-
-    h_n = 1/|R_n| · Σ_r s_nr (z_nr − zʳᵉᶠ_nr),   |R_n| = Σ_r |s_nr|
-
-    Args:
-        logits_NR, ref_logits_NR: float (N, R), gathered on the pair's region; padding may hold any finite value.
-        sign_NR: (N, R), +1 where only the chosen mask is on, −1 where only the rejected one is, 0 on padding.
-    Returns:
-        (N,) margins in logits; 0 for a pair that is all padding.
-    Raises:
-        ValueError: the three shapes differ.
-    """
-    check_same_shape(logits=logits_NR, ref_logits=ref_logits_NR, sign=sign_NR)
-    sign = full_precision(sign_NR)
-    gain = sign * (full_precision(logits_NR) - full_precision(ref_logits_NR))
     return gain.sum(1) / sign.abs().sum(1).clamp(min=1)
 
 

@@ -22,7 +22,8 @@ from popen.objectives.pairs import (
     text_dpo,
 )
 from popen.objectives.preference import sigmoid_loss
-from popen.objectives.scores import region_margin, weighted_token_logps
+from popen.objectives.regions import region_margin
+from popen.objectives.scores import weighted_token_logps
 from popen.preference.curriculum import LOCALISE, REFINE, stage_at
 from popen.training.callbacks import PartLossTrainer
 

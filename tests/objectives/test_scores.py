@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +17,6 @@ from popen.objectives.scores import (
     mask_margin_sum,
     mean_weighted_token_logps,
     per_token_logps,
-    region_margin,
     token_logps,
     weighted_token_logps,
 )
@@ -155,29 +153,6 @@ def test_sum_margin_is_the_log_ratio_of_bernoulli_likelihoods(seed):
     close(mask_margin_sum(logits, ref, chosen, rejected), expected)
 
 
-@few
-@given(seeds)
-def test_region_margin_of_gathered_values_is_the_dense_margin(seed):
-    logits, ref, chosen, rejected = (tensor.flatten(1) for tensor in random_masks(seed))
-    rejected[0] = chosen[0]  # an empty region is all padding
-    regions = [row.nonzero()[:, 0] for row in chosen ^ rejected]
-    width = max(map(len, regions))
-    pixels = torch.stack([F.pad(r, (0, width - len(r))) for r in regions])  # padding points at pixel 0
-    real = torch.stack([torch.arange(width) < len(r) for r in regions])
-    sign = (chosen.int() - rejected.int()).gather(1, pixels).masked_fill(~real, 0).to(torch.int8)
-    sparse = region_margin(logits.gather(1, pixels), ref.gather(1, pixels).masked_fill(~real, 0), sign)
-    close(sparse, mask_margin_region_mean(logits, ref, chosen, rejected))
-    assert sparse[0] == 0
-
-
-def test_region_margin_without_pairs_or_pixels():
-    for shape in ((0, 5), (0, 0), (2, 0)):
-        empty = torch.zeros(shape, requires_grad=True)
-        margin = region_margin(empty, torch.zeros(shape), torch.zeros(shape))
-        margin.sum().backward()
-        assert margin.shape == shape[:1] and not margin.any()
-
-
 @pytest.mark.parametrize("margin", MASK_MARGINS)
 def test_mask_margins_change_sign_with_the_pair_and_vanish_at_the_reference(margin):
     logits, ref, chosen, rejected = random_masks(0)
@@ -272,12 +247,10 @@ def test_low_precision_is_lifted_also_under_autocast(dtype):
     logits, ref, chosen, rejected = random_masks(5, dtype=torch.float32)
     e = [tensor.to(dtype) for tensor in random_embeddings(5)]
     low, low_ref = logits.to(dtype), ref.to(dtype)
-    sign = full_precision(chosen.flatten(1)) - full_precision(rejected.flatten(1))
     labels = torch.zeros(3, 6, dtype=torch.int64)
 
     def scores(z, z_ref, e):
         yield from (margin(z, z_ref, chosen, rejected) for margin in MASK_MARGINS)
-        yield region_margin(z.flatten(1), z_ref.flatten(1), sign)
         yield from (margin(*e) for margin in EMBEDDING_MARGINS)
         yield token_logps(z, labels, torch.ones(3, 6, dtype=torch.bool))
 
@@ -303,7 +276,6 @@ ERRORS = {
         Z, Z[:, :1], B, B
     ),
     "chosen must be bool, got torch.float32": lambda: mask_margin_sum(Z, Z, Z, B),
-    "shapes differ: logits (1, 2), ref_logits (1, 2), sign (1, 1)": lambda: region_margin(Z, Z, Z[:, :1]),
     "shapes differ: logits (1, 2) without V, labels (2,)": lambda: per_token_logps(Z, torch.tensor([0, 1])),
     "shapes differ: labels (1, 2), mask (1, 1)": lambda: token_logps(Z[..., None], B.long(), B[:, :1]),
     "shapes differ: logps (1, 2), mask (1, 2), changed (1, 1)": lambda: changed_token_logps(Z, B, B[:, :1]),
