@@ -3,8 +3,8 @@
 After TransAttUNet (Chen et al. 2021, arXiv 2107.05274): a self-aware attention bridge, which adds a Transformer's
 self-attention and a global spatial attention to the encoder's features, and multi-scale skips between decoder blocks.
 Reconstruction (ours): sines instead of learned positions, so that any size fits; several heads over normalised tokens;
-learned weights of the two attentions that begin at 0.1; every decoder stage reads all coarser ones through a 1×1
-projection; the third dimension.
+learned weights of the two attentions that begin at 0.1; every decoder stage reads all coarser ones through 1×1
+projections, the nearest at full width and the others at a quarter of it; the third dimension.
 """
 
 import math
@@ -123,10 +123,11 @@ class TransAttUNet(nn.Module):
         self.bridge = SelfAwareAttention(dims, channels[-1], heads, dropout)
         self.projections, self.decoder = nn.ModuleList(), nn.ModuleList()
         for level in reversed(range(len(channels) - 1)):
-            coarser = channels[level + 1 :]
-            self.projections.append(nn.ModuleList(CONV[dims](c, channels[level], 1) for c in reversed(coarser)))
-            width = channels[level] * (1 + len(coarser))
-            self.decoder.append(ConvBlock(dims, width, channels[level], norm, dropout))
+            coarser, width = channels[:level:-1], channels[level]
+            widths = [max(width // 4, 1)] * (len(coarser) - 1) + [width]  # at full width, dense skips double the cost
+            read = (CONV[dims](c, w, 1) for c, w in zip(coarser, widths, strict=True))
+            self.projections.append(nn.ModuleList(read))
+            self.decoder.append(ConvBlock(dims, width + sum(widths), width, norm, dropout))
         self.head = CONV[dims](channels[0], out_channels, 1)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:

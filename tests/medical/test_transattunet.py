@@ -82,6 +82,7 @@ def test_every_decoder_stage_reads_all_coarser_ones():
     network = TransAttUNet(2, 1, 1, (4, 5, 6, 8), heads=2).eval()
     assert [len(read) for read in network.projections] == [1, 2, 3]
     assert [[p.in_channels for p in read] for read in network.projections] == [[8], [8, 6], [8, 6, 5]]
+    assert [[p.out_channels for p in read] for read in network.projections] == [[6], [1, 5], [1, 1, 4]]
     network(torch.randn(1, 1, 16, 16)).sum().backward()
     assert all(p.weight.grad.any() for read in network.projections for p in read)
 
