@@ -25,7 +25,8 @@ def build_network(config: SegmenterConfig) -> nn.Module:
     Returns:
         The module; its `size_divisor` says by what each side of a picture must be divisible.
     Raises:
-        DataError: an unknown network or option, an option's value that it refuses, or a patch size that does not fit.
+        DataError: an unknown network or option, an option's value that it refuses, a patch size that does not fit, or
+            a library that is not installed.
     """
     if config.network not in NETWORKS:
         raise DataError(f"network {config.network!r} is unknown; there are {', '.join(NETWORKS)}")
@@ -38,6 +39,8 @@ def build_network(config: SegmenterConfig) -> nn.Module:
         return build(config, **config.options)
     except DataError:
         raise
+    except ImportError as error:
+        raise DataError(f"network {config.network}: {error}; install popen-seg[medical]") from error
     except (TypeError, ValueError, KeyError, IndexError, AssertionError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(

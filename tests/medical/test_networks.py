@@ -1,5 +1,7 @@
 """Every network learns from pictures and volumes, takes its options, and says in one line what it cannot do."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -131,3 +133,9 @@ def test_what_a_network_cannot_do_is_one_line(name, dims, changes, message, tiny
     with pytest.raises(DataError, match=message) as error:
         build_network(config)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_missing_library_names_the_extra(tiny_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
+    with pytest.raises(DataError, match=r"network unet: .*monai.*; install popen-seg\[medical\]"):
+        build_network(tiny_config("unet"))
