@@ -28,17 +28,18 @@ class Segmenter(nn.Module):
 
     def __init__(self, config: SegmenterConfig, network: nn.Module | None = None):
         super().__init__()
-        self.config = config
+        self.settings = config
         self.network = build_network(config) if network is None else network
 
     @property
     def size_divisor(self) -> tuple[int, ...]:
         """By what each side of a picture must be divisible; 1 for networks of one's own."""
-        return getattr(self.network, "size_divisor", (1,) * self.config.spatial_dims)
+        return getattr(self.network, "size_divisor", (1,) * self.settings.spatial_dims)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K, *spatial) of full resolution; errors as `all_logits`."""
-        return self.all_logits(pictures)[0]
+    def forward(self, pictures: torch.Tensor, every_level: bool = False) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Logits (B, K, *spatial) of full resolution, or what `all_logits` gives; errors as there."""
+        levels = self.all_logits(pictures)
+        return levels if every_level else levels[0]  # one forward for wrappers such as DDP, which know no other call
 
     def all_logits(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Logits of every deep-supervision level, the full resolution first; one level for other networks.
@@ -51,9 +52,9 @@ class Segmenter(nn.Module):
         self._check(pictures)
         output = self.network(pictures)
         levels = tuple(output) if isinstance(output, list | tuple) else (output,)
-        expected = (len(pictures), len(self.config.regions), *pictures.shape[2:])
+        expected = (len(pictures), len(self.settings.regions), *pictures.shape[2:])
         if levels[0].shape != expected:
-            raise ValueError(f"network {self.config.network} gives {tuple(levels[0].shape)}, expected {expected}")
+            raise ValueError(f"network {self.settings.network} gives {tuple(levels[0].shape)}, expected {expected}")
         return levels
 
     def masks_from(self, logits: torch.Tensor) -> torch.Tensor:
@@ -65,12 +66,12 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: the second axis has not K entries.
         """
-        count = len(self.config.regions)
-        if logits.dim() != self.config.spatial_dims + 2 or logits.shape[1] != count:
+        count = len(self.settings.regions)
+        if logits.dim() != self.settings.spatial_dims + 2 or logits.shape[1] != count:
             raise ValueError(f"logits {tuple(logits.shape)}: expected (B, {count}, *spatial)")
-        if self.config.activation == "sigmoid":
-            return logits > self.config.threshold
-        background, others = logits[:, :1] + self.config.threshold, logits[:, 1:]
+        if self.settings.activation == "sigmoid":
+            return logits > self.settings.threshold
+        background, others = logits[:, :1] + self.settings.threshold, logits[:, 1:]
         best = torch.cat([background, others], 1).argmax(1, keepdim=True)
         return torch.zeros_like(logits, dtype=torch.bool).scatter_(1, best, True)
 
@@ -95,7 +96,7 @@ class Segmenter(nn.Module):
             temporary.unlink(missing_ok=True)
             cause = error if isinstance(error, OSError) else OSError(str(error))
             raise storage_error(cause, file, "the old file is intact") from error
-        write_json(folder / CONFIG, {"model_type": MODEL_TYPE, **self.config.to_dict()})
+        write_json(folder / CONFIG, {"model_type": MODEL_TYPE, **self.settings.to_dict()})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, network: nn.Module | None = None) -> "Segmenter":
@@ -122,7 +123,7 @@ class Segmenter(nn.Module):
         return segmenter.eval()
 
     def _check(self, pictures: torch.Tensor) -> None:
-        dims, channels, divisor = self.config.spatial_dims, self.config.in_channels, self.size_divisor
+        dims, channels, divisor = self.settings.spatial_dims, self.settings.in_channels, self.size_divisor
         if pictures.dim() != dims + 2 or pictures.shape[1] != channels or not pictures.is_floating_point():
             raise ValueError(
                 f"pictures {tuple(pictures.shape)} {pictures.dtype}: expected float (B, {channels}, *spatial) with "
@@ -130,8 +131,8 @@ class Segmenter(nn.Module):
             )
         if any(side % by for side, by in zip(pictures.shape[2:], divisor, strict=True)):
             raise ValueError(
-                f"pictures {tuple(pictures.shape)}: network {self.config.network} needs sides divisible by {divisor}; "
-                "pad them"
+                f"pictures {tuple(pictures.shape)}: network {self.settings.network} needs sides divisible by "
+                f"{divisor}; pad them"
             )
 
 

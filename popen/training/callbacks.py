@@ -35,11 +35,12 @@ def deterministic_kernels():
 class PartLossTrainer(Trainer):
     """A Trainer that logs means of named parts between two log lines and refuses non-finite losses."""
 
-    def __init__(self, *args, processor, **kwargs):
+    def __init__(self, *args, processor=None, **kwargs):
         super().__init__(*args, processing_class=None, **kwargs)
         self.processor = processor
         self._parts: dict[str, list[float]] = defaultdict(list)
-        self.add_callback(ProcessorCallback(processor))
+        if processor is not None:
+            self.add_callback(ProcessorCallback(processor))
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """AdamW as transformers makes it, or Muon beside it where `muon_learning_rate` is set."""
@@ -97,7 +98,7 @@ class PartLossTrainer(Trainer):
     def _issue_warnings_after_load(self, load_result) -> None:
         """A resume that leaves weights out would go on from the start model in silence."""
         lost = [*load_result.missing_keys, *load_result.unexpected_keys]
-        tied = set(self.model.all_tied_weights_keys or ())
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or ())
         lost = [name for name in lost if name not in tied]
         if lost:
             raise DataError(f"checkpoint: {len(lost)} weights do not fit the model, first {lost[0]}; start anew")
@@ -137,7 +138,8 @@ def finish(trainer: PartLossTrainer) -> None:
     """Writes the final model with its processor, and the log, to `output_dir`."""
     trainer.save_model(trainer.args.output_dir)
     if trainer.is_world_process_zero():
-        trainer.processor.save_pretrained(trainer.args.output_dir)
+        if trainer.processor is not None:
+            trainer.processor.save_pretrained(trainer.args.output_dir)
         (Path(trainer.args.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
     trainer.save_state()
     # a wrapped model keeps the process group's threads alive; one that is still there at exit aborts the process

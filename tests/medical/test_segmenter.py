@@ -40,12 +40,12 @@ def folder(segmenter, tmp_path):
 def test_every_network_comes_back_from_its_folder(name, tiny_config, tmp_path):
     torch.manual_seed(0)
     segmenter = Segmenter(tiny_config(name, threshold=0.5, spacing=(1.0, 0.5)))
-    pictures = torch.randn(2, 3, *segmenter.config.patch_size)
+    pictures = torch.randn(2, 3, *segmenter.settings.patch_size)
     segmenter(pictures)  # BatchNorm has statistics of its own now
     segmenter.save_pretrained(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     loaded = Segmenter.from_pretrained(tmp_path)
-    assert loaded.config == segmenter.config and not loaded.training
+    assert loaded.settings == segmenter.settings and not loaded.training
     assert torch.equal(loaded(pictures), segmenter.eval()(pictures))
 
 
@@ -60,11 +60,11 @@ def test_the_same_segmenter_is_the_same_bytes(tiny_config, tmp_path):
 
 
 def test_a_folder_is_overwritten_whole(segmenter, folder):
-    segmenter.config = replace(segmenter.config, threshold=0.75)
+    segmenter.settings = replace(segmenter.settings, threshold=0.75)
     nn.init.ones_(segmenter.network.head.bias)
     segmenter.save_pretrained(folder)
     loaded = Segmenter.from_pretrained(folder)
-    assert loaded.config.threshold == 0.75 and loaded.network.head.bias.tolist() == [1, 1]
+    assert loaded.settings.threshold == 0.75 and loaded.network.head.bias.tolist() == [1, 1]
 
 
 def test_deep_supervision_shows_all_levels_and_forward_the_first(tiny_config):
@@ -93,7 +93,7 @@ def test_a_network_of_ones_own(tiny_config, tmp_path):
 def test_independent_regions_are_cut_at_the_threshold(segmenter):
     logits = torch.tensor([0.0, 0.5, 0.6, -1.0]).reshape(1, 2, 1, 2)
     assert segmenter.masks_from(logits).flatten().tolist() == [False, True, True, False]
-    segmenter.config = replace(segmenter.config, threshold=0.5)
+    segmenter.settings = replace(segmenter.settings, threshold=0.5)
     assert segmenter.masks_from(logits).flatten().tolist() == [False, False, True, False]
 
 
@@ -135,7 +135,7 @@ def test_no_weights_are_fetched_for_an_encoder_that_has_them(tiny_config, tmp_pa
     values = read_json(tmp_path / "config.json")
     values["options"]["encoder_weights"] = "imagenet"
     write_json(tmp_path / "config.json", values)
-    assert Segmenter.from_pretrained(tmp_path).config.options["encoder_weights"] == "imagenet"
+    assert Segmenter.from_pretrained(tmp_path).settings.options["encoder_weights"] == "imagenet"
 
 
 def test_pickled_weights_are_never_read(folder):

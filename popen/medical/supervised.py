@@ -1,0 +1,155 @@
+"""Supervised losses of a segmenter: functions of `Labelled`, to hand to `MedicalTrainer`.
+
+    partial(cross_entropy_dice, activation="sigmoid")
+    partial(pareto_guided, activation="softmax", band=2.0, warmup=0.5)
+
+Each gives named parts whose sum is the loss. Masks are independent regions (sigmoid) or one-hot classes (softmax).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from popen.objectives.pareto import mgda_weight
+from popen.objectives.soft_targets import (
+    dice_semimetric_loss,
+    soft_bce_loss,
+    softmax_ce_loss,
+    softmax_dice_semimetric_loss,
+)
+from popen.objectives.uncertainty import (
+    boundary_mask,
+    curriculum_weight,
+    fuzzy_labels,
+    geodesic_labels,
+    intuitionistic_labels,
+    spatially_varying_labels,
+)
+
+Activation = Literal["sigmoid", "softmax"]
+Parts = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a supervised loss sees of N pictures.
+
+    `levels` are the logits (N, K, *spatial) of every level of deep supervision, the full resolution first; `masks`
+    bool (N, K, *spatial); `distance` the signed distance to each mask's boundary in mm, positive inside, and
+    `geodesic` the membership of `popen.medical.boundary`, both float, shaped as the masks, or None where a loss does
+    not ask for them; `progress` the share of the training that is done, 0..1.
+    """
+
+    levels: tuple[torch.Tensor, ...]
+    masks: torch.Tensor
+    distance: torch.Tensor | None
+    geodesic: torch.Tensor | None
+    progress: float
+
+
+def cross_entropy_dice(labelled: Labelled, activation: Activation) -> Parts:
+    """Cross-entropy and Dice on hard masks, the usual baseline."""
+    return _on_levels(labelled, labelled.masks.float(), None, activation)
+
+
+def svls(labelled: Labelled, activation: Activation, sigma: float = 1.0) -> Parts:
+    """The same against labels smoothed by their neighbourhood (SVLS)."""
+    return _on_levels(labelled, spatially_varying_labels(labelled.masks, sigma), None, activation)
+
+
+def geols(labelled: Labelled, activation: Activation, alpha: float = 0.1) -> Parts:
+    """The same against labels blended with the geodesic map (GeoLS)."""
+    geodesic = _asked(labelled.geodesic, "geodesic")
+    return _on_levels(labelled, geodesic_labels(labelled.masks, geodesic, alpha), None, activation)
+
+
+def fuzzy(labelled: Labelled, activation: Activation, band: float) -> Parts:
+    """The same against labels that are smooth within `band` mm of the boundary."""
+    return _on_levels(labelled, _membership(labelled, activation, band), None, activation)
+
+
+def intuitionistic(labelled: Labelled, activation: Activation, band: float, hesitation: float = 0.5) -> Parts:
+    """Fuzzy labels whose pixels weigh less where they hesitate, up to 1 − `hesitation` on the boundary itself."""
+    distance = _asked(labelled.distance, "distance")
+    unsure = intuitionistic_labels(distance, band, hesitation).hesitation
+    return _on_levels(labelled, _membership(labelled, activation, band), 1 - unsure, activation)
+
+
+def pareto_guided(
+    labelled: Labelled, activation: Activation, band: float, warmup: float = 0.5, power: float = 1.0
+) -> Parts:
+    """Interior first, the boundary gradually, weighed so that neither gets worse (reconstruction).
+
+    L = 2 [α* L_I + (1 − α*) w(t) L_B] + Dice,   α* of MGDA on the gradients at the logits
+
+    Both are cross-entropies against fuzzy labels, means over their own pixels. Gradients at the logits bound those of
+    the weights (Sener and Koltun 2018) and cost no second backward pass through the network.
+    """
+    logits = labelled.levels[0]
+    targets = _membership(labelled, activation, band)
+    edge = boundary_mask(_asked(labelled.distance, "distance"), band)
+    if activation == "softmax":
+        edge = edge.any(1, keepdim=True).expand_as(edge)  # a pixel is in the band of any class as a whole
+    interior, boundary = (_cross_entropy(logits, targets, region, activation) for region in (~edge, edge))
+    weight = curriculum_weight(labelled.progress, warmup, power)
+    share = mgda_weight(_slope(interior, logits), _slope(weight * boundary, logits)) if weight and edge.any() else 1.0
+    return {
+        "interior": 2 * share * interior,
+        "boundary": 2 * (1 - share) * weight * boundary,
+        "dice": _dice(logits, targets, activation),
+    }
+
+
+def _on_levels(
+    labelled: Labelled, targets: torch.Tensor, weights: torch.Tensor | None, activation: Activation
+) -> Parts:
+    """Cross-entropy and Dice over the levels, each half as heavy as the one before it (nnU-Net)."""
+    shares = [0.5**level for level in range(len(labelled.levels))]
+    parts = {"ce": targets.new_zeros(()), "dice": targets.new_zeros(())}
+    weights = torch.ones_like(targets) if weights is None else weights
+    for share, logits in zip(shares, labelled.levels, strict=True):
+        own, weigh = (_resized(tensor, logits.shape[2:]) for tensor in (targets, weights))
+        parts["ce"] = parts["ce"] + share / sum(shares) * _cross_entropy(logits, own, weigh, activation)
+        parts["dice"] = parts["dice"] + share / sum(shares) * _dice(logits, own, activation)
+    return parts
+
+
+def _cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, activation: Activation
+) -> torch.Tensor:
+    if activation == "sigmoid":
+        return soft_bce_loss(logits, targets, weights).mean()
+    # a pixel has one weight: that of its most unsure class
+    return softmax_ce_loss(logits, targets, weights.float().amin(1)).mean()
+
+
+def _dice(logits: torch.Tensor, targets: torch.Tensor, activation: Activation) -> torch.Tensor:
+    if activation == "sigmoid":
+        return dice_semimetric_loss(logits, targets, torch.ones_like(targets)).mean()
+    return softmax_dice_semimetric_loss(logits, targets, torch.ones_like(targets[:, 0])).mean()
+
+
+def _membership(labelled: Labelled, activation: Activation, band: float) -> torch.Tensor:
+    """Fuzzy labels; those of classes are scaled to sum to 1 in every pixel."""
+    labels = fuzzy_labels(_asked(labelled.distance, "distance"), band)
+    return labels if activation == "sigmoid" else labels / labels.sum(1, keepdim=True)
+
+
+def _resized(tensor: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    if tensor.shape[2:] == size:
+        return tensor
+    return F.adaptive_avg_pool2d(tensor, size) if len(size) == 2 else F.adaptive_avg_pool3d(tensor, size)
+
+
+def _slope(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    if not loss.requires_grad:
+        return torch.zeros_like(logits).flatten()
+    return torch.autograd.grad(loss, logits, retain_graph=True)[0].flatten()
+
+
+def _asked(tensor: torch.Tensor | None, name: str) -> torch.Tensor:
+    if tensor is None:
+        raise ValueError(f"this loss needs {name}: build the examples with it")
+    return tensor

@@ -1,0 +1,138 @@
+"""Training any segmenter on labels, preferences between masks, or both, in one forward pass per step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import TrainingArguments
+
+from popen.medical.examples import Collator, Streams
+from popen.medical.segmenter import Segmenter
+from popen.medical.supervised import Labelled, cross_entropy_dice
+from popen.medical.views import flipped_rows
+from popen.objectives.preference import sigmoid_loss
+from popen.objectives.region_pairs import RegionObjective, RegionPairs, region_dpo, region_mean
+from popen.training.callbacks import PartLossTrainer
+from popen.training.weight_average import WeightAverage
+
+
+@dataclass
+class MedicalArguments(TrainingArguments):
+    """TrainingArguments and the weights of L = L_true + λ_w L_winner + λ_p L_preference + λ_o L_outside."""
+
+    output_dir: str = field(default="runs/medical", metadata={"help": "Where checkpoints and the final model go."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    preference_weight: float = field(default=1.0, metadata={"help": "λ_p of the loss on pairs; 0 leaves it out."})
+    winner_weight: float = field(
+        default=1.0, metadata={"help": "λ_w of the supervised loss on the chosen masks of unlabelled pictures."}
+    )
+    outside_weight: float = field(
+        default=0.0, metadata={"help": "λ_o of the cross-entropy with what both masks say outside R."}
+    )
+    average: float = field(default=0.99, metadata={"help": "Decay of the weights' average; 0 keeps the last step."})
+    freeze_batch_norm: bool = field(default=False, metadata={"help": "Keep running statistics as they are."})
+    train_dropout: bool = field(default=True, metadata={"help": "Dropout is on while training, as in the paper."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: examples are no columns."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Kept off: non-finite losses must be seen."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two log lines."})
+
+
+SupervisedLoss = Callable[[Labelled], dict[str, torch.Tensor]]  # named parts; their sum is the loss
+
+
+class MedicalTrainer(PartLossTrainer):
+    """Labels and preferences for a `Segmenter`; MAPO, RN-DPO and supervised training differ by what is handed in.
+
+    Args:
+        supervised: the loss on true masks. winner: the loss on chosen masks of unlabelled pictures, where
+            `winner_weight` > 0; by default cross-entropy and Dice.
+        preference: an objective of `popen.objectives.region_pairs`; by default RN-DPO's with β = 1.
+    """
+
+    def __init__(
+        self,
+        model: Segmenter,
+        args: MedicalArguments,
+        *,
+        train_dataset: Streams,
+        supervised: SupervisedLoss,
+        winner: SupervisedLoss | None = None,
+        preference: RegionObjective | None = None,
+        processor=None,
+        **kwargs,
+    ):
+        super().__init__(
+            model, args, train_dataset=train_dataset, data_collator=Collator(train_dataset.views),
+            processor=processor, **kwargs,
+        )  # fmt: skip
+        self.views, self.supervised = train_dataset.views, supervised
+        self.winner = winner or partial(cross_entropy_dice, activation=model.settings.activation)
+        self.preference = preference or partial(region_dpo, margin=region_mean, loss=partial(sigmoid_loss, beta=1.0))
+        if args.average:
+            self.add_callback(WeightAverage(args.average))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        args: MedicalArguments = self.args
+        hold_still(self.model, args)
+        views = [self.views[view] for view in inputs["views"].tolist()]
+        levels = [flipped_rows(own.float(), views) for own in model(inputs["pictures"], every_level=True)]
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        loss = levels[0].sum() * 0
+        if "true_masks" in inputs:
+            rows = inputs["true_row"]
+            maps = (inputs.get("distance"), inputs.get("geodesic"))
+            parts = self.supervised(
+                Labelled(tuple(own[rows] for own in levels), inputs["true_masks"], *maps, progress)
+            )
+            self.note(**{f"seg/{name}": value for name, value in parts.items()})
+            loss = loss + sum(parts.values())
+        if "chosen" in inputs:
+            loss = loss + self._pair_loss(levels, inputs)
+        self.check_finite(loss, "the loss")
+        return (loss, {"logits": levels[0]}) if return_outputs else loss
+
+    def _pair_loss(self, levels: list[torch.Tensor], inputs: dict) -> torch.Tensor:
+        args, rows = self.args, inputs["pair_row"]
+        own = levels[0][rows]  # preferences act at full resolution
+        pairs = RegionPairs(
+            own.flatten(1).gather(1, inputs["region_index"]), inputs["region_reference"], inputs["region_sign"],
+            inputs["region_classes"], inputs["gap"], inputs["entries"], float(own[0].numel()) / inputs["entries"],
+        )  # fmt: skip
+        found = self.preference(pairs)
+        margin = region_mean(pairs).detach()
+        self.note(**{"rewards/margins": margin.mean(), "rewards/accuracies": (margin > 0).float().mean()})
+        self.note(**{"rewards/chosen": found.chosen.mean(), "rewards/rejected": found.rejected.mean()})
+        self.note(**{"pairs/loss": found.losses.mean()})
+        loss = args.preference_weight * found.losses.mean()
+        unlabelled = ~torch.isin(rows, inputs["true_row"])
+        if args.winner_weight and unlabelled.any():
+            winners = tuple(level[rows][unlabelled] for level in levels)
+            parts = self.winner(Labelled(winners, inputs["chosen"][unlabelled], None, None, 1.0))
+            self.note(**{f"winner/{name}": value for name, value in parts.items()})
+            loss = loss + args.winner_weight * sum(parts.values())
+        if args.outside_weight:
+            differs = torch.zeros_like(own.flatten(1))
+            differs.scatter_add_(1, inputs["region_index"], inputs["region_sign"].abs().to(differs.dtype))
+            agreed = (differs == 0).to(own.dtype)
+            wrong = nn.functional.binary_cross_entropy_with_logits(
+                own.flatten(1), inputs["chosen"].flatten(1).to(own.dtype), reduction="none"
+            )
+            outside = (wrong * agreed).sum() / agreed.sum().clamp(min=1)
+            self.note(**{"pairs/outside": outside})
+            loss = loss + args.outside_weight * outside
+        return loss
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        self.model.save_pretrained(output_dir or self.args.output_dir)
+
+
+def hold_still(model: nn.Module, args: MedicalArguments) -> None:
+    """Puts what shall not move into evaluation mode; the Trainer sets the whole model to training before each step."""
+    for module in model.modules():
+        if (args.freeze_batch_norm and isinstance(module, _BatchNorm)) or (
+            not args.train_dropout and isinstance(module, nn.modules.dropout._DropoutNd)
+        ):
+            module.eval()

@@ -1,0 +1,162 @@
+"""MedicalTrainer: labels alone, pairs alone and both, 2-D and 3-D, sigmoid and softmax, on real small networks."""
+
+from copy import deepcopy
+from functools import partial
+
+import pytest
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import set_seed
+
+from popen.medical.examples import Example, Streams
+from popen.medical.mask_pairs import with_reference
+from popen.medical.segmenter import Segmenter, SegmenterConfig
+from popen.medical.supervised import cross_entropy_dice
+from popen.medical.views import flip_views
+from popen.objectives.preference import ipo_loss, sigmoid_loss
+from popen.objectives.region_pairs import class_mean, region_dpo, total
+from popen.training.medical import MedicalArguments, MedicalTrainer, hold_still
+
+CASES = {
+    "2-D sigmoid": (2, ("disc",), "sigmoid"),
+    "3-D softmax": (3, ("background", "disc"), "softmax"),
+}
+
+
+def segmenter(dims, regions, activation, dropout=0.0):
+    set_seed(0)
+    config = SegmenterConfig(
+        network="unet", spatial_dims=dims, in_channels=1, regions=regions, activation=activation,
+        patch_size=(16,) * dims, dropout=dropout, threshold=0.0, spacing=None,
+        options={"channels": (4, 8), "norm": "batch", "num_res_units": 1},
+    )  # fmt: skip
+    return Segmenter(config)
+
+
+def discs(dims, regions, count=6):
+    """Bright balls in noise and their masks; with a background channel where there are two regions."""
+    generator = torch.Generator().manual_seed(1)
+    axes = torch.meshgrid(*[torch.arange(16.0)] * dims, indexing="ij")
+    for _ in range(count):
+        centre, radius = torch.randint(5, 11, (dims,), generator=generator), 3 + torch.rand((), generator=generator)
+        disc = sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True)) < radius**2
+        picture = disc.float() + 0.3 * torch.randn(disc.shape, generator=generator)
+        yield picture[None], torch.stack([~disc, disc] if len(regions) == 2 else [disc])
+
+
+def paired(model, data):
+    """The truth against the truth shifted by two pixels, with the model itself as reference."""
+    pairs = [(masks, masks.roll(2, -1), 0.3) for _, masks in data]
+    model.eval()
+    return with_reference(
+        model, model.settings.activation, [p for p, _ in data], pairs, flip_views(model.settings.spatial_dims)
+    )
+
+
+def trainer(model, labelled, pool, folder, objective=None, **settings):
+    defaults = {
+        "output_dir": str(folder), "max_steps": 12, "per_device_train_batch_size": 3, "learning_rate": 3e-3,
+        "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True,
+        "seed": 0, "average": 0.0,
+    }  # fmt: skip
+    return MedicalTrainer(
+        model, MedicalArguments(**(defaults | settings)), preference=objective,
+        train_dataset=Streams(labelled, pool, flip_views(model.settings.spatial_dims)),
+        supervised=partial(cross_entropy_dice, activation=model.settings.activation),
+    )  # fmt: skip
+
+
+def logged(trained, name):
+    return [entry[name] for entry in trained.state.log_history if name in entry]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_labels_alone_are_learnt_and_come_back(case, tmp_path):
+    model, data = segmenter(*CASES[case]), list(discs(*CASES[case][:2]))
+    trained = trainer(model, [Example(*own) for own in data], (), tmp_path, max_steps=30, learning_rate=1e-2)
+    trained.train()
+    ce = logged(trained, "seg/ce")
+    assert sum(ce[-3:]) < 0.8 * sum(ce[:3])
+    trained.save_model(str(tmp_path / "model"))
+    again = Segmenter.from_pretrained(tmp_path / "model")
+    assert not list(tmp_path.rglob("*.bin"))
+    picture = data[0][0][None]
+    torch.testing.assert_close(again.eval()(picture), model.eval()(picture))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_margin_starts_at_0_and_grows(case, tmp_path):
+    """Batch normalisation is held still: its batch statistics would move the margin before the weights do."""
+    model, data = segmenter(*CASES[case]), list(discs(*CASES[case][:2]))
+    pool = [Example(p, None, pair) for (p, _), pair in zip(data, paired(model, data), strict=True)]
+    trained = trainer(
+        model, [Example(*data[0])], pool, tmp_path, freeze_batch_norm=True, winner_weight=0.0, max_steps=20
+    )
+    trained.train()
+    margins = logged(trained, "rewards/margins")
+    assert abs(margins[0]) < 1e-5 and margins[-1] > 0.05
+    assert logged(trained, "rewards/accuracies")[-1] > 0.6
+    assert not logged(trained, "winner/ce")
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        partial(region_dpo, margin=total, loss=partial(sigmoid_loss, beta=0.1)),
+        partial(region_dpo, margin=class_mean, loss=partial(ipo_loss, beta=0.5)),
+    ],
+)
+def test_objectives_are_handed_in(objective, tmp_path):
+    case = CASES["3-D softmax"]
+    model, data = segmenter(*case), list(discs(*case[:2]))
+    pool = [Example(p, None, pair) for (p, _), pair in zip(data, paired(model, data), strict=True)]
+    trained = trainer(model, [Example(*data[0])], pool, tmp_path, objective, max_steps=3)
+    trained.train()
+    assert len(logged(trained, "pairs/loss")) == 3 and logged(trained, "winner/dice")
+
+
+def test_pairs_on_labelled_pictures_need_no_winner(tmp_path):
+    case = CASES["2-D sigmoid"]
+    model, data = segmenter(*case), list(discs(*case[:2]))
+    labelled = [Example(p, m, pair) for (p, m), pair in zip(data, paired(model, data), strict=True)]
+    trained = trainer(model, labelled, (), tmp_path, outside_weight=0.5, max_steps=3)
+    trained.train()
+    assert logged(trained, "seg/ce") and logged(trained, "pairs/outside") and not logged(trained, "winner/ce")
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    case = CASES["2-D sigmoid"]
+    data, found = list(discs(*case[:2])), []
+    for seed in (0, 0, 1):
+        model = segmenter(*case, dropout=0.2)
+        trainer(model, [Example(*own) for own in data], (), tmp_path, seed=seed, max_steps=4).train()
+        found.append(torch.cat([p.flatten() for p in model.parameters()]))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_what_is_kept_is_the_average_of_the_weights(tmp_path):
+    case = CASES["2-D sigmoid"]
+    data, weights = list(discs(*case[:2])), []
+    for average in (0.0, 0.5):
+        model = segmenter(*case)
+        steps = []
+        run = trainer(model, [Example(*own) for own in data], (), tmp_path, average=average, max_steps=3)
+        model.register_forward_pre_hook(lambda m, _, s=steps: s.append(next(m.parameters()).detach().clone()))
+        run.train()
+        weights.append((next(model.parameters()).detach().clone(), steps))
+    (last, _), (kept, seen) = weights
+    first, second = seen[1], seen[2]  # after the first and the second step
+    torch.testing.assert_close(kept, 0.5 * (0.5 * first + 0.5 * second) + 0.5 * last)
+    with pytest.raises(ValueError, match=r"average = 1\.5"):
+        trainer(segmenter(*case), [Example(*data[0])], (), tmp_path, average=1.5)
+
+
+def test_batch_norm_and_dropout_are_held_still_on_request(tmp_path):
+    model = segmenter(*CASES["2-D sigmoid"], dropout=0.2).train()
+    still = deepcopy(model)
+    hold_still(still, MedicalArguments(output_dir=str(tmp_path), freeze_batch_norm=True, train_dropout=False))
+    kinds = (_BatchNorm, torch.nn.modules.dropout._DropoutNd)
+    assert all(m.training for m in model.modules())
+    held = [m for m in still.modules() if isinstance(m, kinds)]
+    assert held and not any(m.training for m in held)
+    assert all(m.training for m in still.modules() if not isinstance(m, kinds))
