@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from popen.data.faults import Audit, Fault, FaultLog
 from popen.data.label_map_case import LabelMapCase, list_volume_folder
-from popen.data.medical_case import EMPTY, Case, CaseReference, Examined, Listing
+from popen.data.medical_case import EMPTY, Case, CaseReference, Examined, Listing, patient_names
 from popen.data.medical_folders import THRESHOLD, list_image_folder
 from popen.data.medical_layout import DATASET_JSON, MASK_FOLDERS, is_layout
 from popen.data.nifti import is_nifti
@@ -80,8 +80,9 @@ def audit_medical(path: str | Path, splits: list[str] | None = None, patient: st
         splits: those to check; all by default.
         patient: regular expression with one group, the patient's name in a case's; every case is a patient by default.
     Raises:
-        DataError: no such folder, an unknown split, or a dataset.json that cannot be used.
+        DataError: no such folder, an unknown split, a dataset.json or a pattern that cannot be used.
     """
+    patient_names(patient)  # a pattern that is none ends the audit, and not every split of it
     log, seen = FaultLog(), _Seen(patient is not None)
     counts: dict[str, CaseCounts] = {}
     there = _splits(Path(path), patient)

@@ -110,7 +110,10 @@ def read_bytes(path: str | Path, max_bytes: int) -> bytes:
     """
     try:
         with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)  # never trust the size a file claims
+            expected = min(os.fstat(file.fileno()).st_size, max_bytes)  # `read` sets aside what it is asked for
+            data = file.read(expected + 1)
+            if len(data) > expected:  # it grew, or is none that knows its size
+                data += file.read(max_bytes + 1 - len(data))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path or run the download again") from None
     except (OSError, ValueError) as error:
