@@ -14,6 +14,7 @@ try:
     import nibabel as nib
     from nibabel import orientations
     from nibabel.imageglobals import LoggingOutputSuppressor
+    from nibabel.spatialimages import HeaderDataError
 except ImportError as error:
     raise ImportError("NIfTI needs nibabel, which is missing: pip install popen-seg[medical]") from error
 
@@ -153,7 +154,9 @@ def _layout(header, name: str, channels: int, max_voxels: int) -> tuple[np.dtype
         shape = shape[:-1]
     given = shape
     shape = (*shape, *(1,) * (4 - len(shape)))
-    if len(shape) > 4 or min(shape) < 1 or shape[3] != channels:
+    if min(shape) < 1:
+        raise DataError(f"{name}: {_times(given)} voxels; the header is broken, export it again")
+    if len(shape) > 4 or shape[3] != channels:
         wanted = "one 3-D volume" if channels == 1 else f"a 4-D file of {channels} channels"
         raise DataError(
             f"{name}: {len(given)}-D ({_times(given)}) where {wanted} is expected; split or export it again"
@@ -163,14 +166,17 @@ def _layout(header, name: str, channels: int, max_voxels: int) -> tuple[np.dtype
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise DataError(f"{name}: voxels of type {dtype}; export it with one number a voxel")
-    offset = int(header.get_data_offset())
+    offset = float(header["vox_offset"])
     if not int(header["sizeof_hdr"]) <= offset <= 2**24:
-        raise DataError(f"{name}: voxels start at byte {offset}; the header is broken, export it again")
-    return dtype, shape, offset
+        raise DataError(f"{name}: voxels start at byte {offset:.0f}; the header is broken, export it again")
+    return dtype, shape, int(offset)
 
 
 def _scaled(raw: np.ndarray, header, name: str) -> np.ndarray:
-    slope, intercept = header.get_slope_inter()
+    try:
+        slope, intercept = header.get_slope_inter()
+    except HeaderDataError:
+        raise DataError(f"{name}: a slope without an intercept in the header; export it again") from None
     with np.errstate(over="ignore", invalid="ignore"):
         values = raw.astype(np.float32)
         if slope is not None and (slope, intercept) != (1, 0):

@@ -1,11 +1,15 @@
 """NIfTI in RAS+ order whatever the file's is, back on its own grid, and one line for what cannot be used."""
 
 import gzip
+import tempfile
 import tracemalloc
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from popen.data import nifti
 from popen.data.nifti import grid_difference, read_label_volume, read_volume, write_label_volume
@@ -148,7 +152,9 @@ BAD = {
     "complex": (lambda path: write_volume(path, voxels().astype(np.complex64)), "voxels of type complex64"),
     "a pair's header": (lambda path: broken_header(path, put(344, list(b"ni1\0"), "u1")), ".hdr/.img pair"),
     "unknown type": (lambda path: broken_header(path, put(70, 77, "<i2")), "broken NIfTI header"),
-    "negative size": (lambda path: broken_header(path, put(42, -6, "<i2")), "where one 3-D volume is expected"),
+    "negative size": (lambda path: broken_header(path, put(42, -6, "<i2")), "-6 × 5 × 4 voxels; the header is broken"),
+    "offset NaN": (lambda path: broken_header(path, put(108, np.nan, "<f4")), "voxels start at byte nan"),
+    "half a scale": (lambda path: broken_header(path, put(112, [2.0, np.nan], "<f4")), "slope without an intercept"),
     "voxels in the header": (
         lambda path: broken_header(path, put(108, 16.0, "<f4")),
         "broken NIfTI header (vox offset 16",
@@ -168,6 +174,23 @@ def test_bad_files_are_one_line(tmp_path, name):
         read_volume(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
     assert message in str(caught.value)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6))
+def test_whatever_stands_in_a_header_is_read_or_refused(changes):
+    data = bytearray(nib.Nifti1Image(voxels(), AFFINE).to_bytes())
+    for place, value in changes:
+        data[place] = value
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.nii"
+        path.write_bytes(data)
+        try:
+            volume = read_volume(path)
+        except DataError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+        else:
+            assert np.isfinite(volume.values_CXYZ).all() and np.isfinite(volume.affine).all()
 
 
 def test_a_fourth_axis_of_one_is_no_fourth_axis_and_channels_are_read_where_asked(tmp_path):
