@@ -16,6 +16,8 @@ def main(argv: list[str] | None = None) -> int:
     if rest and args.run is not _demo:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.options = rest
+    if args.run is _segment and args.question is None and args.model == str(TINY):
+        parser.error("segment: the following arguments are required: question")
     try:
         with one_line_errors("popen"):
             return args.run(args) or 0
@@ -25,7 +27,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _segment(args: argparse.Namespace) -> None:
     from popen.data.safe_io import DataError, read_image
+    from popen.medical.segmenter_folder import is_segmenter_folder
 
+    if is_segmenter_folder(args.model):
+        return _segment_medical(args)
+    if args.question is None:
+        raise DataError("question: none given; only a medical segmenter as --model goes without one")
     picture = read_image(args.image)
     if not args.question.strip():
         raise DataError("question: it is empty; ask for something in the picture")
@@ -34,7 +41,6 @@ def _segment(args: argparse.Namespace) -> None:
     from transformers.utils import logging
 
     from popen.lvlm.loading import load_model
-    from popen.overlay import draw_masks
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -48,11 +54,35 @@ def _segment(args: argparse.Namespace) -> None:
     if answer.incomplete:
         print(f"  {answer.incomplete} broken segmentation group(s) dropped")
     out = Path(args.output or Path(args.image).with_name(Path(args.image).stem + "-popen.png"))
+    _save_overlay(picture, [target.mask for target in answer.targets], out)
+    print(f"wrote {out}")
+
+
+def _segment_medical(args: argparse.Namespace) -> None:
+    from popen.data.safe_io import DataError, read_image
+
+    if args.question is not None or args.ensemble is not None:
+        raise DataError(f"{args.model}: a medical segmenter takes no question and no --ensemble; leave them out")
+    from popen.medical.segment_file import load_segmenter, output_path, segment_file
+
+    out = output_path(args.image, args.output)
+    segmented = segment_file(args.image, *load_segmenter(args.model))
+    print(*segmented.lines(), sep="\n")
+    if segmented.volume is not None:
+        segmented.write_labels(out)
+    else:
+        _save_overlay(read_image(args.image), segmented.foreground, out)
+    print(f"wrote {out}")
+
+
+def _save_overlay(picture, masks: list, out: Path) -> None:
+    from popen.data.safe_io import DataError
+    from popen.overlay import draw_masks
+
     try:
-        draw_masks(picture, [target.mask for target in answer.targets]).save(out)
+        draw_masks(picture, masks).save(out)
     except (OSError, ValueError) as error:
         raise DataError(f"{out}: cannot be written ({error}); give another -o") from error
-    print(f"wrote {out}")
 
 
 def _convert_pixellm(args: argparse.Namespace) -> None:
@@ -79,9 +109,16 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _data_check(args: argparse.Namespace) -> int:
-    from popen.data.audit import audit_dataset
+    from popen.data.medical_layout import is_medical
 
-    audit = audit_dataset(args.path, args.split)
+    if is_medical(args.path):
+        from popen.data.medical_audit import audit_medical
+
+        audit = audit_medical(args.path, args.split, args.patient)
+    else:
+        from popen.data.audit import audit_dataset
+
+        audit = audit_dataset(args.path, args.split)
     print(*audit.lines, sep="\n", end="\n" if audit.lines else "")
     for split, counts in audit.counts.items():
         print(*counts.lines(split), sep="\n")
@@ -133,10 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="popen", description="Segmentation models tuned with preferences.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    segment = verbs.add_parser("segment", help="answer a question about a picture in words and masks")
-    segment.add_argument("image")
-    segment.add_argument("question")
-    segment.add_argument("-o", "--output", help="overlay to write; beside the picture by default")
+    segment = verbs.add_parser(
+        "segment", help="answer a question about a picture in words and masks, or segment a scan"
+    )
+    segment.add_argument("image", help="a picture; with a medical segmenter also a volume in NIfTI")
+    segment.add_argument("question", nargs="?", help="none with a medical segmenter")
+    segment.add_argument("-o", "--output", help="overlay or NIfTI labels to write; beside the picture by default")
     segment.add_argument("--ensemble", type=int, metavar="K", help="hypotheses of the preference ensemble")
     segment.add_argument(
         "--model", default=str(TINY), help="model folder or Hub id; the shipped popen-tiny by default"
@@ -155,11 +194,15 @@ def _parser() -> argparse.ArgumentParser:
     demo = verbs.add_parser("demo", help="mine, tune, ensemble and evaluate popen-tiny, and write a report")
     demo.set_defaults(run=_demo)
 
-    data = verbs.add_parser("data", help="look after a data set in popen's schema")
+    data = verbs.add_parser("data", help="look after a data set in popen's schema, or of medical pictures")
     actions = data.add_subparsers(required=True, metavar="ACTION")
-    check = actions.add_parser("check", help="check every row and question, and count what there is, before training")
+    check = actions.add_parser("check", help="check every row or file, and count what there is, before training")
     check.add_argument("path", help="folder of the data set")
     check.add_argument("--split", action="append", help="only this split; may be given again; all by default")
+    check.add_argument(
+        "--patient", metavar="REGEX",
+        help="of medical pictures: the one group is the patient in a file's name; each case is one by default",
+    )  # fmt: skip
     check.set_defaults(run=_data_check)
 
     push = verbs.add_parser("push", help="share a model, an adapter, a preference set or a data set on the Hub")

@@ -17,22 +17,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from popen.data import rle
+from popen.data.faults import Audit, Fault, FaultLog
 from popen.data.safe_io import DataError, decode_image
 from popen.data.schema import SEG, load_split, split_names
 
 TINY_PIXELS = 16  # a smaller target is more often a slip of the pen than a thing
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-MOST_SHOWN = 20  # lines for one sort of fault
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong in a row: what it is in general (`sort`), and in this case with the way out (`what`)."""
-
-    sort: str
-    what: str
-    question_id: str = ""
-    is_error: bool = True
 
 
 @dataclass
@@ -63,16 +53,6 @@ class SplitCounts:
         return told
 
 
-@dataclass(frozen=True)
-class Audit:
-    """The faults as lines (capped), how many there are of each sort, and the counts of each split."""
-
-    lines: tuple[str, ...]
-    errors: Counter[str]
-    warnings: Counter[str]
-    counts: Mapping[str, SplitCounts]
-
-
 def audit_dataset(path: str | Path, splits: list[str] | None = None) -> Audit:
     """Check every row of a data set, under a progress bar; a bad row does not end it.
 
@@ -82,35 +62,23 @@ def audit_dataset(path: str | Path, splits: list[str] | None = None) -> Audit:
     Raises:
         DataError: no such folder, or no split in it.
     """
-    lines: list[str] = []
-    errors: Counter[str] = Counter()
-    warnings: Counter[str] = Counter()
+    log = FaultLog()
     counts: dict[str, SplitCounts] = {}
-
-    def tell(where: str, fault: Fault) -> None:
-        found = errors if fault.is_error else warnings
-        found[fault.sort] += 1
-        if found[fault.sort] <= MOST_SHOWN:
-            line = f"{'error' if fault.is_error else 'warning'}: {where}: {fault.what}"
-            lines.append(" ".join(line.split()))
-        elif found[fault.sort] == MOST_SHOWN + 1:
-            lines.append(f"...: more of this sort ({fault.sort}) are counted below")
-
     there = split_names(path)
     seen = _Seen()
     for split in dict.fromkeys(splits or there):
         try:
             dataset = load_split(path, split)
         except DataError as error:
-            tell(split, Fault("split cannot be read", str(error)))
+            log.tell(split, Fault("split cannot be read", str(error)))
             continue
         counts[split] = SplitCounts()
         rows = dataset.cast_column("image", datasets.Image(decode=False))
         for index, row in enumerate(tqdm(rows, desc=split, unit="row")):
             where = f"{split}: row {index}: {row['image_id']}"
             for fault in _faults(row, counts[split], seen, split, f"{split}, row {index}"):
-                tell(f"{where}: {fault.question_id}" if fault.question_id else where, fault)
-    return Audit(tuple(lines), errors, warnings, counts)
+                log.tell(f"{where}: {fault.question_id}" if fault.question_id else where, fault)
+    return log.audit(counts)
 
 
 class _Seen:

@@ -1,8 +1,9 @@
-"""The one door for bytes we did not write: pictures, label maps, JSON and the names of files.
+"""The one door for bytes we did not write: pictures, label maps, JSON, packed files and the names of files.
 
 Whatever is wrong with a file is a DataError of one line that names it and says what to do.
 """
 
+import gzip
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import unicodedata
 import urllib.parse
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         DataError: missing, empty, not a picture, truncated, or what `check_image` refuses.
     """
-    return decode_image(_read_bytes(path, MAX_IMAGE_BYTES), str(path), max_pixels)
+    return decode_image(read_bytes(path, MAX_IMAGE_BYTES), str(path), max_pixels)
 
 
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -86,7 +88,7 @@ def read_label_png(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray
     Raises:
         DataError: missing, broken, over `max_pixels`, or a PNG whose numbers Pillow would rescale or drop.
     """
-    data = _read_bytes(path, MAX_IMAGE_BYTES)
+    data = read_bytes(path, MAX_IMAGE_BYTES)
     image = _open(data, str(path), ("PNG",), max_pixels)
     _check_header(image, str(path), max_pixels)
     depth, colour = data[24], data[25]  # IHDR: Pillow's modes hide 16-bit RGB and stretched 4-bit grey
@@ -100,6 +102,44 @@ def read_label_png(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray
         raise DataError(f"{path}: cannot be decoded ({_line(error)}); fetch or export it again") from error
 
 
+def read_bytes(path: str | Path, max_bytes: int) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        DataError: missing, unreadable, empty, or over `max_bytes`.
+    """
+    try:
+        with open(path, "rb") as file:
+            expected = min(os.fstat(file.fileno()).st_size, max_bytes)  # `read` sets aside what it is asked for
+            data = file.read(expected + 1)
+            if len(data) > expected:  # it grew, or is none that knows its size
+                data += file.read(max_bytes + 1 - len(data))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; check the path or run the download again") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({_line(error)})") from None
+    if not data:
+        raise DataError(f"{path}: empty; fetch it again")
+    if len(data) > max_bytes:
+        raise DataError(f"{path}: over {max_bytes} bytes; split the file or raise the limit")
+    return data
+
+
+def inflate(data: bytes, name: str, most: int) -> bytes:
+    """Unpack gzip as far as `most` bytes and no further, whatever the stream would grow to.
+
+    Args:
+        data: one gzip member or several; `name` stands in the errors.
+    Raises:
+        DataError: not gzip, damaged, or cut off before `most` bytes and before its end.
+    """
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            return file.read(most)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{name}: cannot be unpacked ({_line(error)}); fetch or export it again") from None
+
+
 def read_text(path: str | Path, max_bytes: int = 2**26, fallback: str | None = None) -> str:
     """Read UTF-8 text; a BOM is passed over.
 
@@ -108,7 +148,7 @@ def read_text(path: str | Path, max_bytes: int = 2**26, fallback: str | None = N
     Raises:
         DataError: missing, empty, over `max_bytes`, or of another encoding; names the line.
     """
-    data = _read_bytes(path, max_bytes)
+    data = read_bytes(path, max_bytes)
     try:
         try:
             return data.decode("utf-8-sig")
@@ -186,6 +226,16 @@ def write_json(path: str | Path, obj: Any) -> None:
         data = (json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not written, {_line(error)}; pass finite numbers, text, lists and dicts") from None
+    write_bytes(path, data)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file so that at every instant it is the whole old one or the whole new one.
+
+    Raises:
+        StorageError: the disk refused; the old file is as it was.
+    """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -211,21 +261,6 @@ def storage_error(error: OSError, path: str | Path, state: str) -> StorageError:
     made = StorageError(f"{path}: cannot be written ({_line(error)}); {state}; free space or choose another folder")
     made.errno = error.errno
     return made
-
-
-def _read_bytes(path: str | Path, max_bytes: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)  # never trust the size a file claims
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path or run the download again") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({_line(error)})") from None
-    if not data:
-        raise DataError(f"{path}: empty; fetch it again")
-    if len(data) > max_bytes:
-        raise DataError(f"{path}: over {max_bytes} bytes; split the file or raise the limit")
-    return data
 
 
 def _open(data: bytes, name: str, formats: tuple[str, ...], max_pixels: int) -> Image.Image:

@@ -223,7 +223,10 @@ def split_names(path: str | Path) -> list[str]:
     """Name the splits of a data set in alphabetical order; DataError where there is no such folder or none in it."""
     there = _splits(path)
     if not there:
-        raise DataError(f"{path}: no split in it; write one with write_dataset or a converter of data_tools")
+        raise DataError(
+            f"{path}: no split in it, no dataset.json and no images/ with masks/ or labels/; write a split with "
+            "write_dataset or a converter of data_tools"
+        )
     return there
 
 

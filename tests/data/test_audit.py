@@ -3,8 +3,7 @@ import pytest
 from PIL import Image
 
 from popen import cli
-from popen.data import audit as module
-from popen.data import rle
+from popen.data import faults, rle
 from popen.data.audit import audit_dataset
 from popen.data.safe_io import DataError
 from popen.data.scene_questions import sample
@@ -151,7 +150,7 @@ def test_ids_and_pictures_in_and_between_splits(tmp_path):
 
 
 def test_many_faults_of_one_sort_are_capped_and_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MOST_SHOWN", 2)
+    monkeypatch.setattr(faults, "MOST_SHOWN", 2)
     asked = [question(f"q{n}", answer="No mark.") for n in range(5)]
     audit = audit_dataset(write(tmp_path, "train", [row(0, *asked, question("last", answer=""))]))
     assert audit.errors == {"counts differ": 6, "blank text": 1}

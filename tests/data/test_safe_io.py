@@ -1,7 +1,9 @@
 import errno
+import gzip
 import json
 import os
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -16,7 +18,9 @@ from popen.data.safe_io import (
     StorageError,
     check_image,
     decode_image,
+    inflate,
     inside,
+    read_bytes,
     read_image,
     read_json,
     read_label_png,
@@ -297,3 +301,27 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, step):
 def test_write_json_into_no_folder(tmp_path):
     with pytest.raises(StorageError, match="cannot be written"):
         write_json(tmp_path / "none" / "a.json", {})
+
+
+def test_packed_bytes_are_unpacked_no_further_than_asked():
+    packed = gzip.compress(b"one") + gzip.compress(b"two" + bytes(1000))
+    assert inflate(packed, "x", 5) == b"onetw"
+    assert inflate(packed, "x", 10_000) == b"onetwo" + bytes(1000)
+    for broken in (b"plain", packed[:-3], b"\x1f\x8b\x08\x00"):
+        with pytest.raises(DataError, match=r"^x: cannot be unpacked \(.*\); fetch or export it again"):
+            inflate(broken, "x", 10_000)
+
+
+def test_a_file_is_read_whole_even_where_it_does_not_know_its_size(tmp_path):
+    """A pipe has size 0, and a limit holds for it as for a file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for limit in (100, 50):
+        writer = threading.Thread(target=pipe.write_bytes, args=(b"x" * 80,))
+        writer.start()
+        if limit == 100:
+            assert read_bytes(pipe, limit) == b"x" * 80
+        else:
+            with pytest.raises(DataError, match="over 50 bytes"):
+                read_bytes(pipe, limit)
+        writer.join()

@@ -1,0 +1,27 @@
+"""A segmenter small enough to reckon by hand: a logit per region out of one voxel, and the configuration's fields."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+
+class StandIn(nn.Module):
+    """logit_k = weight_k · (first channel − level_k): it looks at single voxels, so patches cannot matter."""
+
+    def __init__(self, dims=2, channels=1, regions=("bright",), activation="sigmoid", patch_size=None, levels=(0.5,)):
+        super().__init__()
+        self.config = SimpleNamespace(
+            spatial_dims=dims, in_channels=channels, regions=regions, activation=activation, threshold=0.0,
+            patch_size=patch_size or (8,) * dims,
+        )  # fmt: skip
+        self.levels = nn.Parameter(torch.tensor(levels))
+
+    def forward(self, pictures):
+        shape = (1, -1, *(1,) * self.config.spatial_dims)
+        return 10 * (pictures[:, :1] - self.levels.view(shape))
+
+    def masks_from(self, logits):
+        if self.config.activation == "sigmoid":
+            return logits > self.config.threshold
+        return torch.zeros_like(logits, dtype=torch.bool).scatter_(1, logits.argmax(1, keepdim=True), True)
