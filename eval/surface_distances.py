@@ -33,10 +33,10 @@ def surface_distances(predicted: np.ndarray, truth: np.ndarray, spacing: tuple[f
     if not (predicted.any() and truth.any()):
         raise ValueError("an empty mask has no surface; score it by the policy for missing regions")
     axes = [axis for axis, size in enumerate(truth.shape) if size > 1] or [0]
-    sampling = [spacing[axis] for axis in axes]
-    both = np.stack([predicted, truth]).reshape(2, *(truth.shape[axis] for axis in axes))
-    both = both[:, *bounding_box(both.any(0))]  # nearest surfaces lie inside it, and beyond it is outside as well
-    surface_p, surface_t = surface(both[0]), surface(both[1])
+    shape, sampling = [truth.shape[axis] for axis in axes], [spacing[axis] for axis in axes]
+    predicted, truth = predicted.reshape(shape), truth.reshape(shape)
+    box = bounding_box(predicted | truth)  # nearest surfaces lie inside it, and beyond it is outside as well
+    surface_p, surface_t = surface(predicted[box]), surface(truth[box])
     return SurfaceDistances(
         to_truth=ndimage.distance_transform_edt(~surface_t, sampling)[surface_p],
         to_predicted=ndimage.distance_transform_edt(~surface_p, sampling)[surface_t],

@@ -67,9 +67,7 @@ def build_smol(
         patch_size=PATCH,
     )  # fmt: skip
     words = copy.deepcopy(language.config)
-    words.__dict__.pop(
-        "quantization_config", None
-    )  # a mark that widened GGUF weights keep; Trainers refuse it
+    words.__dict__.pop("quantization_config", None)  # a mark that widened GGUF weights keep; Trainers refuse it
     config = LlavaConfig(
         vision_config=vision, text_config=words, vision_feature_layer=-1,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=(image_size // PATCH) ** 2,
