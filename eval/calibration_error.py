@@ -51,17 +51,20 @@ def reliability(probabilities: np.ndarray, truth: np.ndarray) -> Reliability:
     return Reliability(count(None), count(np.rint(flat * UNITS)), count(truth.ravel()))
 
 
-def ece(counts: Reliability) -> float | None:
-    """Expected calibration error, 0..1; None without pixels.
+def ece(counts: Reliability) -> float:
+    """Expected calibration error, 0..1.
 
     ECE = Σ_b n_b / N · |mean probability in b − share of foreground in b|
 
     The binary form on the probability of foreground (Naeini et al. 2015), not on that of the likelier label. Over all
     pixels easy background dilutes it; near the boundary nothing does.
+
+    Raises:
+        ValueError: no pixels.
     """
     total = sum(counts.pixels)
     if total == 0:
-        return None
+        raise ValueError("no pixels to calibrate on; add up the counts of at least one case")
     gaps = zip(counts.probability, counts.foreground, strict=True)
     return sum(abs(probability - foreground * UNITS) for probability, foreground in gaps) / (total * UNITS)
 

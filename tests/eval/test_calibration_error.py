@@ -40,7 +40,8 @@ def test_one_belongs_to_the_last_bin_and_lower_edges_to_their_own():
 
 
 def test_nothing_has_no_error():
-    assert ece(Reliability()) is None
+    with pytest.raises(ValueError, match="no pixels to calibrate on"):
+        ece(Reliability())
     assert reliability(np.zeros((0, 3)), np.zeros((0, 3), bool)) == Reliability()
 
 
