@@ -54,7 +54,7 @@ cases = st.integers(1, 60).flatmap(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases, st.integers(1, 7))
 def test_chunks_in_any_order_give_the_same_counts(case, chunk):
     probabilities, truth, order = case
@@ -66,7 +66,7 @@ def test_chunks_in_any_order_give_the_same_counts(case, chunk):
     assert pooled == whole
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases)
 def test_as_bins_taken_one_by_one_give_it(case):
     probabilities, truth, _ = case
@@ -115,7 +115,7 @@ def test_without_two_labels_there_is_no_boundary(fill):
     assert not boundary_band(np.full((4, 4), fill), (1.0, 1.0), 2.0).any()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.one_of(st.tuples(st.integers(2, 9), st.integers(2, 9)), st.tuples(*[st.integers(2, 5)] * 3)).flatmap(
         lambda shape: arrays.arrays(bool, shape)

@@ -50,7 +50,7 @@ two_masks = st.one_of(
 spacings = st.lists(st.sampled_from([0.5, 0.7, 1.0, 1.25, 3.0]), min_size=3, max_size=3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(two_masks, spacings)
 def test_as_all_pairs_give_it(masks, spacing):
     predicted, truth = (mask.copy() for mask in masks)
@@ -65,7 +65,7 @@ def test_as_all_pairs_give_it(masks, spacing):
     assert hd95(found) == pytest.approx(max(np.percentile(to_truth, 95), np.percentile(to_predicted, 95)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(two_masks)
 def test_one_slice_is_a_picture(masks):
     predicted, truth = (mask.reshape(mask.shape[0], -1).copy() for mask in masks)
