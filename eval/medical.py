@@ -1,0 +1,156 @@
+"""Scores a saved segmenter on a split of a medical data set, case by case and in millimetres.
+
+    python -m eval.medical --model runs/polyps --data DATA --split validation --out runs/eval/polyps
+
+DATA/SPLIT holds `images/` with `masks/` or `labels/`; of a DATA with a `dataset.json` (nnU-Net, the decathlon) the
+split is Tr or Ts. Writes `rows.jsonl` (a line per case and region), `summary.json`, `report.md` and pictures of the
+worst, the median and the best case. `--flips` averages over views mirrored along every axis: 4 of a picture, 8 of a
+volume. Under a launcher the processes share the cases and give the same rows.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from eval.claims import head_commit, machine
+from eval.medical_metrics import MedicalRow, ScoringProtocol, row_from_json, score_masks
+from eval.medical_pictures import case_picture, extreme_cases
+from eval.medical_splits import read_split, scored_regions, true_masks
+from eval.medical_summary import markdown, summarise
+from eval.ranks import Ranks, launched
+from eval.rows import write_rows
+from popen.data.medical_case import Case, CaseReference
+from popen.data.safe_io import storage_error, write_json
+from popen.errors import one_line_errors
+from popen.medical.inference import predict_logits
+from popen.medical.segment_file import load_segmenter
+from popen.medical.segmenter import Segmenter
+from popen.medical.transforms import Preprocessing
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A segmenter and how its pictures are prepared, cut into patches and mirrored."""
+
+    segmenter: Segmenter
+    preprocessing: Preprocessing
+    overlap: float
+    flips: bool
+
+    @torch.no_grad()
+    def segment(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
+        """Masks bool and probabilities float32 in 0..1 on the case's own grid, (K, *spatial), no background."""
+        config = self.segmenter.config
+        picture, record = self.preprocessing.apply(case)
+        axes = range(config.spatial_dims) if self.flips else ()
+        device = next(self.segmenter.parameters()).device
+        logits = predict_logits(self.segmenter, picture.to(device), config.patch_size, self.overlap, axes)
+        own = self.preprocessing.undo(logits, record)[None]
+        probabilities = own.sigmoid() if config.activation == "sigmoid" else own.softmax(1)
+        first = len(config.regions) - len(scored_regions(config))
+        return self.segmenter.masks_from(own)[0, first:].cpu().numpy(), probabilities[0, first:].cpu().numpy()
+
+
+def main() -> None:
+    args = parse()
+    protocol = ScoringProtocol(args.tolerance, args.band)
+    inference = Inference(*load_segmenter(args.model), args.overlap, args.flips)
+    references = read_split(args.data, args.split, inference.segmenter.config, args.patient)
+    with launched() as ranks:
+        inference.segmenter.to(ranks.device)
+        rows = score_split(inference, references, protocol, ranks, f"{args.data}, {args.split}")
+        if ranks.rank > 0:
+            return
+    shown = extreme_cases(rows)
+    summary = {
+        "model": str(args.model),
+        "data": str(args.data),
+        "split": args.split,
+        "flips": args.flips,
+        "threshold": inference.segmenter.config.threshold,
+        "protocol": asdict(protocol),
+        "command": f"python -m eval.medical {shlex.join(sys.argv[1:])}",
+        "commit": head_commit(),
+        "machine": machine(),
+        "shown": shown,
+    }
+    summary |= summarise(rows, args.seed)
+    write(Path(args.out), rows, summary, protocol, draw(inference, references, shown))
+
+
+def score_split(
+    inference: Inference, references: Sequence[CaseReference], protocol: ScoringProtocol, ranks: Ranks, where: str
+) -> list[MedicalRow]:
+    """The rows of all cases on the first process, none on the others; DataError names what is wrong with a case."""
+    config = inference.segmenter.config
+    names = scored_regions(config)
+    scored = []
+    mine = [index for chunk in ranks.share(len(references)) for index in chunk]
+    for index in tqdm(mine, desc="cases", unit="case", disable=ranks.rank > 0):
+        case = references[index].load()
+        truth = true_masks(case, config)
+        masks, probabilities = inference.segment(case)
+        rows = score_masks(masks, probabilities, truth, case.spacing, names, case.case_id, case.patient, protocol)
+        scored += [row.as_json() for row in rows]
+    expected = [f"{reference.case_id}/{name}" for reference in references for name in names]
+    return [row_from_json(row, where) for row in ranks.gather(scored, expected, where)]
+
+
+def draw(inference: Inference, references: Sequence[CaseReference], shown: dict[str, str]) -> dict[str, Image.Image]:
+    """A picture of each of the cases shown, by its place."""
+    of_case = {reference.case_id: reference for reference in references}
+    pictures = {}
+    for place, case_id in shown.items():
+        case = of_case[case_id].load()
+        truth = true_masks(case, inference.segmenter.config)
+        pictures[place] = case_picture(case.image_CHW, truth, inference.segment(case)[0], case.spacing)
+    return pictures
+
+
+def write(
+    out: Path, rows: list[MedicalRow], summary: dict, protocol: ScoringProtocol, pictures: dict[str, Image.Image]
+) -> None:
+    """Rows, summary, report and pictures; StorageError where the disk refuses."""
+    table = markdown(summary, protocol)
+    report = f"# {summary['model']} on {summary['split']}\n\n`{summary['command']}`\n\nCommit {summary['commit']}; "
+    report += f"{summary['machine']}; mask threshold {summary['threshold']:g}.\n\n{table}"
+    for place, case_id in summary["shown"].items():
+        report += f"\n{place.capitalize()} case, {case_id}, the truth on the left:\n\n![{place}]({place}.png)\n"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for place, picture in pictures.items():
+            picture.save(out / f"{place}.png")
+        (out / "report.md").write_text(report, encoding="utf-8")
+    except OSError as error:
+        raise storage_error(error, out, "evaluate again") from error
+    write_rows(out / "rows.jsonl", [row.as_json() for row in rows])
+    write_json(out / "summary.json", summary)
+    print(table)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder of a segmenter and its preprocessing.json")
+    parser.add_argument("--data", required=True, help="folder of the data set")
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--out", required=True, help="folder for rows, summary, report and pictures")
+    parser.add_argument("--flips", action="store_true", help="average over views mirrored along every axis")
+    parser.add_argument("--overlap", type=float, default=0.5, help="share of a patch that its neighbour covers too")
+    parser.add_argument("--tolerance", type=float, default=1.0, help="of NSD, mm")
+    parser.add_argument("--band", type=float, default=2.0, help="mm to either side of the true boundary")
+    parser.add_argument("--patient", help="regular expression with one group: the patient in a case's name")
+    parser.add_argument("--seed", type=int, default=0, help="draws the intervals")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    with one_line_errors("eval.medical"):
+        main()
