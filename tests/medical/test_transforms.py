@@ -104,13 +104,14 @@ def test_resizing_goes_to_one_size_and_back():
 
 
 def test_shrinking_averages_what_it_covers():
-    """Stripes of one voxel become grey; picking voxels would give stripes or nothing."""
+    """One bright voxel in four becomes a quarter everywhere; picking voxels would give nothing of it."""
     for axis in (1, 2, 3):
-        stripes = np.moveaxis(np.tile([0.0, 1.0], (1, 8, 8, 8)), 3, axis)
-        spacing, target = [1.0] * 3, [1.0] * 3
+        stripes = np.moveaxis(np.tile([1.0, 0, 0, 0], (1, 3, 3, 6)), 3, axis)
+        target = [1.0] * 3
         target[axis - 1] = 4.0
-        picture, _ = Preprocessing((1, 1, 1), tuple(target), "8-bit").apply(case(stripes, None, tuple(spacing)))
-        assert np.allclose(picture.numpy() * 255, 0.5, atol=0.06)
+        picture, record = Preprocessing((1, 1, 1), tuple(target), "8-bit").apply(case(stripes))
+        assert record.resampled[axis - 1] == 6
+        assert np.allclose(picture.narrow(axis, 1, 4).numpy() * 255, 0.25, atol=0.01)
 
 
 def test_one_hot_masks_stay_one_hot_and_the_padding_is_background():
