@@ -48,7 +48,7 @@ class Inference:
     @torch.no_grad()
     def segment(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
         """Masks bool and probabilities float32 in 0..1 on the case's own grid, (K, *spatial), no background."""
-        config = self.segmenter.config
+        config = self.segmenter.settings
         picture, record = self.preprocessing.apply(case)
         axes = range(config.spatial_dims) if self.flips else ()
         device = next(self.segmenter.parameters()).device
@@ -63,7 +63,7 @@ def main() -> None:
     args = parse()
     protocol = ScoringProtocol(args.tolerance, args.band)
     inference = Inference(*load_segmenter(args.model), args.overlap, args.flips)
-    references = read_split(args.data, args.split, inference.segmenter.config, args.patient)
+    references = read_split(args.data, args.split, inference.segmenter.settings, args.patient)
     with launched() as ranks:
         inference.segmenter.to(ranks.device)
         rows = score_split(inference, references, protocol, ranks, f"{args.data}, {args.split}")
@@ -75,7 +75,7 @@ def main() -> None:
         "data": str(args.data),
         "split": args.split,
         "flips": args.flips,
-        "threshold": inference.segmenter.config.threshold,
+        "threshold": inference.segmenter.settings.threshold,
         "protocol": asdict(protocol),
         "command": f"python -m eval.medical {shlex.join(sys.argv[1:])}",
         "commit": head_commit(),
@@ -90,7 +90,7 @@ def score_split(
     inference: Inference, references: Sequence[CaseReference], protocol: ScoringProtocol, ranks: Ranks, where: str
 ) -> list[MedicalRow]:
     """The rows of all cases on the first process, none on the others; DataError names what is wrong with a case."""
-    config = inference.segmenter.config
+    config = inference.segmenter.settings
     names = scored_regions(config)
     scored = []
     mine = [index for chunk in ranks.share(len(references)) for index in chunk]
@@ -110,7 +110,7 @@ def draw(inference: Inference, references: Sequence[CaseReference], shown: dict[
     pictures = {}
     for place, case_id in shown.items():
         case = of_case[case_id].load()
-        truth = true_masks(case, inference.segmenter.config)
+        truth = true_masks(case, inference.segmenter.settings)
         pictures[place] = case_picture(case.image_CHW, truth, inference.segment(case)[0], case.spacing)
     return pictures
 

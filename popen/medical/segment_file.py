@@ -70,7 +70,7 @@ def load_segmenter(folder: str | Path) -> tuple[nn.Module, Preprocessing]:
     """A saved segmenter in eval mode and how its pictures are prepared; DataError where either is missing."""
     from popen.medical.segmenter import Segmenter  # builds networks of several packages, and takes its seconds
 
-    preprocessing = Preprocessing.load(folder)
+    preprocessing = Preprocessing.from_pretrained(folder)
     return Segmenter.from_pretrained(folder).eval(), preprocessing
 
 
@@ -85,7 +85,7 @@ def segment_case(
     """Masks bool (K, *spatial) of a case on its own grid; arguments as of `predict_logits`."""
     picture, record = preprocessing.apply(case)
     device = next(segmenter.parameters()).device
-    logits = predict_logits(segmenter, picture.to(device), segmenter.config.patch_size, overlap, flips, progress)
+    logits = predict_logits(segmenter, picture.to(device), segmenter.settings.patch_size, overlap, flips, progress)
     own = preprocessing.undo(logits, record)
     with torch.no_grad():
         return segmenter.masks_from(own[None])[0].cpu().numpy()
@@ -99,7 +99,7 @@ def segment_file(path: str | Path, segmenter: nn.Module, preprocessing: Preproce
     Raises:
         DataError: a file that cannot be used, or one of other dimensions or channels than the network's.
     """
-    config = segmenter.config
+    config = segmenter.settings
     dims = 3 if is_nifti(path) else 2
     if dims != config.spatial_dims:
         raise DataError(f"{path}: a {dims}-D input, and the network is {config.spatial_dims}-D; give it another file")

@@ -112,12 +112,12 @@ class Preprocessing:
             inner = inner.narrow(axis, start, length)
         return _resample(inner.float(), record.own)
 
-    def save(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write `preprocessing.json` into a model folder."""
         write_json(Path(folder) / FILE, asdict(self))
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Preprocessing":
+    def from_pretrained(cls, folder: str | Path) -> "Preprocessing":
         """Read `preprocessing.json` of a model folder; DataError where it is missing or broken."""
         path = Path(folder) / FILE
         if not path.is_file():

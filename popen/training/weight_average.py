@@ -1,7 +1,8 @@
 """An exponential moving average of the weights, which is what a finished training keeps."""
 
+import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback
 
 
@@ -9,19 +10,23 @@ class WeightAverage(TrainerCallback):
     """Averages after every step and writes the average into the model at the end.
 
     The last step of a small training is noisier than most effects one looks for; the average is not, and it is no
-    choice of a checkpoint.
+    choice of a checkpoint. At first the average forgets faster, d_n = min(d, (1 + n) / (10 + n)) after n steps, or a
+    short training would keep most of the weights that it began with.
 
     Args:
-        decay: of the average, 0..1; 0.99 remembers about 100 steps.
+        decay: d of the average, 0..1; 0.99 remembers about 100 steps.
+    Raises:
+        ValueError: a decay out of range.
     """
 
     def __init__(self, decay: float):
         if not 0 < decay < 1:
             raise ValueError(f"average = {decay}: the decay of the weights' average lies between 0 and 1")
-        self.decay, self.average = decay, None
+        self.decay = decay
+        self.average: AveragedModel | None = None
 
     def on_train_begin(self, args, state, control, model: nn.Module, **kwargs):
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
+        self.average = AveragedModel(model, avg_fn=self._averaged)
 
     def on_step_end(self, args, state, control, model: nn.Module, **kwargs):
         self.average.update_parameters(model)
@@ -29,3 +34,7 @@ class WeightAverage(TrainerCallback):
     def on_train_end(self, args, state, control, model: nn.Module, **kwargs):
         model.load_state_dict(self.average.module.state_dict())
         self.average = None
+
+    def _averaged(self, average: torch.Tensor, weight: torch.Tensor, seen) -> torch.Tensor:
+        decay = min(self.decay, (1 + int(seen)) / (10 + int(seen)))
+        return decay * average + (1 - decay) * weight

@@ -59,7 +59,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     Segmenter(configuration()).save_pretrained(folder)
-    Preprocessing((32, 32), scale="8-bit", fit="resize").save(folder)
+    Preprocessing((32, 32), scale="8-bit", fit="resize").save_pretrained(folder)
     return folder
 
 
@@ -78,7 +78,7 @@ def reddish():
 def test_a_known_answer_is_scored_by_hand(data):
     """The box is found as it is: right twice, twice as wide as the truth (Dice 2/3), and invented."""
     inference = reddish()
-    references = read_split(data, "dev", inference.segmenter.config)
+    references = read_split(data, "dev", inference.segmenter.settings)
     rows = medical.score_split(inference, references, ScoringProtocol(), Ranks(), "here")
     assert [row.dice for row in rows] == pytest.approx([1, 1, 2 / 3, 0])
     assert [row.hd95 for row in rows] == pytest.approx([0, 0, 8, 31 * 2**0.5])

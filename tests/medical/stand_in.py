@@ -11,17 +11,17 @@ class StandIn(nn.Module):
 
     def __init__(self, dims=2, channels=1, regions=("bright",), activation="sigmoid", patch_size=None, levels=(0.5,)):
         super().__init__()
-        self.config = SimpleNamespace(
+        self.settings = SimpleNamespace(
             spatial_dims=dims, in_channels=channels, regions=regions, activation=activation, threshold=0.0,
             patch_size=patch_size or (8,) * dims,
         )  # fmt: skip
         self.levels = nn.Parameter(torch.tensor(levels))
 
     def forward(self, pictures):
-        shape = (1, -1, *(1,) * self.config.spatial_dims)
+        shape = (1, -1, *(1,) * self.settings.spatial_dims)
         return 10 * (pictures[:, :1] - self.levels.view(shape))
 
     def masks_from(self, logits):
-        if self.config.activation == "sigmoid":
-            return logits > self.config.threshold
+        if self.settings.activation == "sigmoid":
+            return logits > self.settings.threshold
         return torch.zeros_like(logits, dtype=torch.bool).scatter_(1, logits.argmax(1, keepdim=True), True)

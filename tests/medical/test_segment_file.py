@@ -38,7 +38,7 @@ def model(tmp_path, monkeypatch):
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps({"model_type": "popen-segmenter"}))
         if step is not None:
-            step.save(folder)
+            step.save_pretrained(folder)
         loaded = SimpleNamespace(Segmenter=SimpleNamespace(from_pretrained=lambda _: StandIn(**changed)))
         monkeypatch.setitem(sys.modules, "popen.medical.segmenter", loaded)
         return folder

@@ -142,8 +142,8 @@ def test_scales(scale, expected):
 
 def test_it_is_kept_beside_the_weights(tmp_path):
     for step in (Preprocessing((8, 8), fit="resize"), Preprocessing((8, 8, 8), (1.0, 1.0, 2.5), "range")):
-        step.save(tmp_path)
-        assert Preprocessing.load(tmp_path) == step
+        step.save_pretrained(tmp_path)
+        assert Preprocessing.from_pretrained(tmp_path) == step
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_files_that_are_none(tmp_path, content, message):
     if content is not None:
         (tmp_path / "preprocessing.json").write_text(content)
     with pytest.raises(DataError) as caught:
-        Preprocessing.load(tmp_path)
+        Preprocessing.from_pretrained(tmp_path)
     assert message in str(caught.value)
 
 

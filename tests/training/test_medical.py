@@ -146,7 +146,7 @@ def test_what_is_kept_is_the_average_of_the_weights(tmp_path):
         weights.append((next(model.parameters()).detach().clone(), steps))
     (last, _), (kept, seen) = weights
     first, second = seen[1], seen[2]  # after the first and the second step
-    torch.testing.assert_close(kept, 0.5 * (0.5 * first + 0.5 * second) + 0.5 * last)
+    torch.testing.assert_close(kept, 0.25 * (2 / 11 * first + 9 / 11 * second) + 0.75 * last)
     with pytest.raises(ValueError, match=r"average = 1\.5"):
         trainer(segmenter(*case), [Example(*data[0])], (), tmp_path, average=1.5)
 

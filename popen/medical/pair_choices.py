@@ -1,0 +1,111 @@
+"""The samplers, judges and strategies that a recipe can name, in the shape that `mine_masks` takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from popen.data.safe_io import DataError
+from popen.medical.dropout import dropout_hypotheses
+from popen.medical.mining import Candidates, Judge, Sampler, Strategy
+from popen.medical.samplers import flip_hypotheses, threshold_hypotheses
+from popen.medical.views import flip_views
+from popen.preference.mask_judging import agreement, certainty, dice_with_truth
+from popen.preference.mask_mining import (
+    any_beyond_margin,
+    best_against_bottom,
+    best_against_random,
+    best_against_worst,
+    most_disagreement,
+    quantiles,
+    random_ordered,
+)
+from popen.preference.sampling import item_seed
+
+
+@dataclass
+class PairArguments:
+    """Where preference pairs come from: hypotheses, a judge, and which two it is asked about."""
+
+    sampler: Literal["dropout", "flips", "dropout_and_flips", "thresholds"] = field(
+        default="dropout", metadata={"help": "Where the K hypotheses of a picture come from."}
+    )
+    dropout_rates: list[float] = field(
+        default_factory=lambda: [0.1, 0.2, 0.3, 0.4, 0.5], metadata={"help": "One hypothesis per rate."}
+    )
+    threshold_offsets: list[float] = field(
+        default_factory=lambda: [-0.85, -0.4, 0.0, 0.4], metadata={"help": "Added to the logits, one each."}
+    )
+    judge: Literal["truth", "agreement", "certainty"] = field(
+        default="agreement", metadata={"help": "truth is Dice with the labels (MAPO), the others need none."}
+    )
+    strategy: Literal[
+        "best_against_worst", "best_against_random", "best_against_bottom", "random_ordered", "any_beyond_margin",
+        "quantiles", "most_disagreement",
+    ] = field(default="best_against_worst", metadata={"help": "Which two hypotheses make a pair."})  # fmt: skip
+    least_gap: float = field(default=0.02, metadata={"help": "τ, the least gap in the judge's quality."})
+    least_correct: float = field(
+        default=0.6, metadata={"help": "A judge right on a smaller share of the pixels in R is refused, 0..1."}
+    )
+    most_bias: float = field(
+        default=0.1, metadata={"help": "A judge that prefers large or small masks by more is refused, in log area."}
+    )
+
+
+def sampler_of(args: PairArguments, spatial_dims: int, dropout: float, seed: int) -> Sampler:
+    """Raises DataError where dropout is asked of a network without any."""
+    if "dropout" in args.sampler and not dropout:
+        raise DataError("sampler: dropout, and the network has none; set dropout above 0 or take sampler: flips")
+    views = flip_views(spatial_dims)
+
+    def sample(segmenter, pictures: torch.Tensor, names) -> torch.Tensor:
+        if args.sampler == "thresholds":
+            return threshold_hypotheses(segmenter, pictures, args.threshold_offsets)
+        found = []
+        if "flips" in args.sampler:
+            found.append(flip_hypotheses(segmenter, pictures, views))
+        if "dropout" in args.sampler:
+            found.append(dropout_hypotheses(segmenter, pictures, args.dropout_rates, seed, names))
+        return torch.cat(found, dim=1)
+
+    return sample
+
+
+def judge_of(args: PairArguments, truths: Mapping[str, torch.Tensor], activation: str) -> Judge:
+    """The judge; `truths` by name are looked at by `truth` alone."""
+
+    def by_truth(candidates: Candidates) -> torch.Tensor:
+        return dice_with_truth(candidates.masks, truths[candidates.name])
+
+    def by_agreement(candidates: Candidates) -> torch.Tensor:
+        mean = candidates.consensus
+        agreed = mean > 0.5 if activation == "sigmoid" else _one_hot(mean)
+        return agreement(candidates.masks, agreed)
+
+    def by_certainty(candidates: Candidates) -> torch.Tensor:
+        return certainty(candidates.probabilities, candidates.masks)
+
+    return {"truth": by_truth, "agreement": by_agreement, "certainty": by_certainty}[args.judge]
+
+
+def strategy_of(args: PairArguments, seed: int) -> Strategy:
+    """The strategy, random ones seeded by picture."""
+    seeded = {
+        "best_against_random": best_against_random, "best_against_bottom": best_against_bottom,
+        "random_ordered": random_ordered, "any_beyond_margin": any_beyond_margin,
+    }  # fmt: skip
+
+    def choose(qualities: list[float], candidates: Candidates):
+        if args.strategy in seeded:
+            return seeded[args.strategy](qualities, args.least_gap, item_seed(seed, candidates.name))
+        if args.strategy == "most_disagreement":
+            return most_disagreement(qualities, args.least_gap, candidates.masks)
+        plain = best_against_worst if args.strategy == "best_against_worst" else quantiles
+        return plain(qualities, args.least_gap)
+
+    return choose
+
+
+def _one_hot(probabilities: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(0, probabilities.argmax(0, keepdim=True), True)

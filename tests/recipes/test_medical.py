@@ -1,0 +1,126 @@
+"""Every medical YAML for a few steps on pictures and volumes built here, from files to a model that segments."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from popen.medical.segment_file import load_segmenter
+
+ROOT = Path(__file__).parent.parent.parent
+YAMLS = sorted((ROOT / "recipes" / "medical").glob("*.yaml"))
+
+
+def ball(rng, shape):
+    """A bright ball in noise and its mask."""
+    axes = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    centre = [n / 2 + rng.integers(-2, 3) for n in shape]
+    mask = sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True)) < (min(shape) / 4) ** 2
+    return 60 + 100 * mask + rng.normal(0, 20, shape), mask
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+    for number in range(10):
+        grey, mask = ball(rng, (32, 32))
+        Image.fromarray(np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, 2)).save(
+            folder / "images" / f"p{number}.png"
+        )
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / f"p{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("volumes")
+    rng = np.random.default_rng(0)
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir()
+    for number in range(4):
+        grey, mask = ball(rng, (14, 16, 12))
+        for part, values in (("imagesTr", grey.astype(np.float32)), ("labelsTr", mask.astype(np.uint8))):
+            suffix = "_0000" if part == "imagesTr" else ""
+            nibabel.Nifti1Image(values, np.eye(4)).to_filename(folder / part / f"v{number}{suffix}.nii.gz")
+    description = {
+        "channel_names": {"0": "MR"}, "labels": {"background": 0, "ball": 1}, "numTraining": 4,
+        "file_ending": ".nii.gz",
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
+def small(file, pictures, volumes, out):
+    """The YAML as it is, at sizes that take seconds."""
+    flat = file.stem.endswith("2d")
+    size = ["32", "32"] if flat else ["64", "32", "32"] if "swin" in file.stem else ["16", "16", "16"]
+    steps = {"mapo": "4", "rn_dpo": "2", "pareto": "1"}[file.stem.rpartition("_")[0]]
+    if "swin" in file.stem:  # a narrow one; the YAML's takes minutes
+        narrow = out.parent / file.name
+        narrow.write_text(file.read_text() + "network_options: {feature_size: 12, depths: [1, 1, 1, 1]}\n")
+        file = narrow
+    return [
+        "--config", str(file), "--data", str(pictures if flat else volumes), "--output_dir", str(out),
+        "--patch_size", *size, "--base_steps", "60" if flat else "4", "--base_learning_rate", "1e-2",
+        "--max_steps", steps, "--per_device_train_batch_size", "2",
+        "--use_cpu", "true", "--disable_tqdm", "true", "--dev_share", "0.34", "--least_gap", "0.0001",
+        *(["--labelled", "2"] if "rn_dpo" in file.stem else []),
+        *(["--rounds", "1", "--dropout_rates", "0.3", "0.5", "--sampler", "dropout"] if "swin" in file.stem else []),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def medical():
+    """The recipe as a module; imported once, as importing it takes most of its time here."""
+    spec = importlib.util.spec_from_file_location("recipe_medical", ROOT / "recipes" / "medical.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.use_all_cores = lambda: None  # the other tests go on after this one
+    return module
+
+
+def started(medical, monkeypatch, *argv):
+    """`recipes/medical.py` with a command line; what it was stopped by, or 0."""
+    monkeypatch.setattr(sys, "argv", ["medical.py", *argv])
+    try:
+        medical.run(medical.main, medical.ScriptArguments, medical.PairArguments, medical.MedicalArguments)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.mark.filterwarnings("ignore")  # MONAI's of its own past; of masks that are equal after two steps
+@pytest.mark.parametrize("file", YAMLS, ids=lambda file: file.stem)
+def test_a_yaml_trains_a_model_that_segments(file, medical, pictures, volumes, tmp_path, monkeypatch, capfd):
+    argv = small(file, pictures, volumes, tmp_path / "model")
+    assert not started(medical, monkeypatch, *argv, "--least_correct", "0", "--most_bias", "100")
+    said = capfd.readouterr().out
+    assert "dev Dice" in said and ("the judge on labelled" in said) == ("pareto" not in file.stem)
+    segmenter, preprocessing = load_segmenter(tmp_path / "model")
+    assert segmenter.settings.network in file.read_text() and preprocessing.size == segmenter.settings.patch_size
+    assert not list((tmp_path / "model").glob("*.bin"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--dropout", "0"], "sampler: dropout, and the network has none; set dropout above 0 or take sampler: flips"),
+        (["--least_gap", "0.9"], "gaps between best and worst"),
+        (["--labelled", "50"], "50 patients: give a number from 1 to 7"),
+        (["--least_correct", "1.01"], "the judge is unfit on"),
+        (["--network", "vnet"], "vnet"),
+    ],
+)
+def test_what_cannot_work_is_one_line(extra, message, medical, pictures, volumes, tmp_path, monkeypatch, capfd):
+    file = ROOT / "recipes" / "medical" / "rn_dpo_unet2d.yaml"
+    assert started(medical, monkeypatch, *small(file, pictures, volumes, tmp_path / "model"), *extra) == 1
+    assert message in capfd.readouterr().err.strip().splitlines()[-1]
