@@ -1,0 +1,84 @@
+"""Windows that cover a picture, prepared cases, and the calibrated threshold."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from popen.data.medical_case import Case
+from popen.data.safe_io import DataError
+from popen.medical.calibration import calibrate_threshold
+from popen.medical.cohort import Prepared, prepare, windows
+from popen.medical.segmenter import Segmenter, SegmenterConfig
+from popen.medical.transforms import Preprocessing
+
+
+class Reference:
+    """A case already in memory, as a reference."""
+
+    def __init__(self, case):
+        self.case, self.case_id, self.patient = case, case.case_id, case.patient
+
+    def load(self):
+        return self.case
+
+
+def case(shape=(6, 5), masks=True):
+    image = np.arange(np.prod(shape), dtype=np.float32).reshape(1, *shape)
+    return Case("scan", "p", image, (image > 10) if masks else None, (1.0,) * len(shape))
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 20)), min_size=2, max_size=3))
+def test_windows_cover_every_voxel_and_stay_inside(sides):
+    patch, size = tuple(p for p, _ in sides), tuple(p + more for p, more in sides)
+    seen = np.zeros((1, *size), dtype=int)
+    for _, window in windows(size, patch, "scan"):
+        assert seen[window].shape == (1, *patch)
+        seen[window] += 1
+    assert seen.min() >= 1
+
+
+def test_a_picture_of_one_patch_keeps_its_name_and_others_say_where():
+    assert [place for place, _ in windows((4, 4), (4, 4), "scan")] == [""]
+    assert [place for place, _ in windows((4, 6), (4, 4), "scan")] == ["@0-0", "@0-2"]
+    with pytest.raises(DataError, match=r"scan: \(3, 6\) is smaller than the patch \(4, 4\); pad it"):
+        list(windows((3, 6), (4, 4), "scan"))
+
+
+def test_cases_are_cut_and_unlabelled_ones_keep_no_mask():
+    preprocessing = Preprocessing((4, 4))
+    found = prepare([Reference(case())], preprocessing, (4, 4), labelled=True)
+    assert [own.name for own in found] == ["scan@0-0", "scan@0-1", "scan@2-0", "scan@2-1"]
+    assert all(own.masks.shape == (1, 4, 4) for own in found)
+    assert prepare([Reference(case())], preprocessing, (4, 4), labelled=False)[0].masks is None
+    with pytest.raises(DataError, match="scan: no masks; leave it out"):
+        prepare([Reference(case(masks=False))], preprocessing, (4, 4), labelled=True)
+
+
+def test_examples_have_the_maps_that_are_asked_for():
+    own = prepare([Reference(case())], Preprocessing((4, 4)), (4, 4), labelled=True)[0]
+    assert own.example().distance is None
+    both = own.example(distance=True, geodesic=True)
+    assert torch.equal(both.distance > 0, own.masks) and both.geodesic.shape == own.masks.shape
+
+
+class Shifted(torch.nn.Module):
+    """The brightness, shifted: right at a threshold of 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, pictures):
+        return pictures + self.shift
+
+
+def test_the_threshold_undoes_a_bias():
+    segmenter = Segmenter(SegmenterConfig("shifted", 2, 1, ("bright",), "sigmoid", (1, 4)), Shifted())
+    picture = torch.tensor([[[0.6, 0.1, -0.1, -0.6]]])
+    cases = [Prepared("a", picture, picture > 0, (1.0, 1.0))]
+    assert calibrate_threshold(segmenter, cases) == (1.0, 1.0)
+    assert segmenter.settings.threshold == 0  # the caller writes it down
+    with pytest.raises(ValueError, match="no cases to calibrate on"):
+        calibrate_threshold(segmenter, [])
