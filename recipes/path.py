@@ -44,6 +44,7 @@ class PathArguments:
         default="recipes/preference_tiny.yaml", metadata={"help": "YAML of POPEN and of its control."}
     )
     preference_steps: int = field(default=200, metadata={"help": "Optimiser steps of POPEN and of its control."})
+    head_steps: int = field(default=1500, metadata={"help": "Optimiser steps of the preference head."})
     views: int = field(default=4, metadata={"help": "Shifted views that the ensemble looks at, at least 1."})
     ensemble: int = field(default=8, metadata={"help": "K hypotheses of the ensemble, at least 1."})
     seed: int = field(default=0, metadata={"help": "Seed of everything."})
@@ -106,7 +107,7 @@ def preference_steps(args: PathArguments, out: Path) -> list[Step]:
     ensemble = ["--ensemble", str(args.ensemble), "--views", str(args.views)]
     plain = [*tune, "--text_weight", "0", "--seg_weight", "0", "--output_dir", str(control)]
     head = [*PYTHON, "recipes/preference_head.py", "--model_name_or_path", str(policy), "--seed", seed]
-    head += ["--preferences", str(hypotheses), "--output_dir", str(final)]
+    head += ["--preferences", str(hypotheses), "--output_dir", str(final), "--steps", str(args.head_steps)]
     return [
         ("calibrate the base", [*calibrate, str(base)], base / "calibrated"),
         ("mine preferences", mine_base, mined / "mining.json"),

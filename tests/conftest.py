@@ -23,6 +23,13 @@ from popen.lvlm.packing import supervised_batch
 from popen.lvlm.tiny import build_tiny
 
 STEPS = 300
+LONG = ("test_demo.py", "test_medical.py", "test_recipes_run.py", "test_two_processes.py", "test_remote_code.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes come first, so that no worker is left with one while the others are done."""
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session")

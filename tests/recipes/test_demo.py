@@ -18,7 +18,8 @@ def test_the_demo_runs_end_to_end(taught, tmp_path):
     easier = easier.replace("margin: 0.02", "margin: 0.001").replace("embedding_noise: 0.5", "embedding_noise: 2.0")
     (tmp_path / "mine.yaml").write_text(easier)
     command += ["--mine_config", str(tmp_path / "mine.yaml")]
-    command += ["--scenes", "8", "2", "2", "60", "--preference_steps", "1", "--ensemble", "1", "--views", "1"]
+    command += ["--scenes", "8", "2", "2", "60", "--preference_steps", "1", "--head_steps", "20"]
+    command += ["--ensemble", "1", "--views", "1"]
     done = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     written = json.loads((tmp_path / "run" / "report.json").read_text())

@@ -63,10 +63,10 @@ def small(file, pictures, volumes, out):
     flat = file.stem.endswith("2d")
     size = ["32", "32"] if flat else ["64", "32", "32"] if "swin" in file.stem else ["16", "16", "16"]
     steps = {"mapo": "4", "rn_dpo": "2", "pareto": "1"}[file.stem.rpartition("_")[0]]
-    if "swin" in file.stem:  # a narrow one; the YAML's takes minutes
+    if "swin" in file.stem:  # one step of a narrow one; the YAML's takes minutes
         narrow = out.parent / file.name
         narrow.write_text(file.read_text() + "network_options: {feature_size: 12, depths: [1, 1, 1, 1]}\n")
-        file = narrow
+        file, steps = narrow, "1"
     return [
         "--config", str(file), "--data", str(pictures if flat else volumes), "--output_dir", str(out),
         "--patch_size", *size, "--base_steps", "60" if flat else "4", "--base_learning_rate", "1e-2",
