@@ -5,7 +5,7 @@
 
 DATA is a folder with images/ and masks/, or one with a dataset.json (MSD, nnU-Net raw). Patients are split into
 labelled, pool and dev. Pairs come from the labelled cases (MAPO, `pairs_from: labelled`) or from the pool, whose
-labels only `judge: truth` may see. A judge is tried on labelled cases first, and refused where it would do harm.
+labels only `judge: truth` may see. Any other judge is tried on labelled cases first and refused where it would harm.
 """
 
 from copy import deepcopy
@@ -96,21 +96,14 @@ def main(script: ScriptArguments, pairs: PairArguments, training: MedicalArgumen
     fit(model, script, replace(training, **rate), preprocessing, truths, [])
     reference = deepcopy(model).eval()
     for number in range(script.rounds if training.preference_weight or training.winner_weight else 0):
-        report = tried_judge(model, labelled, pairs, training.seed)
-        print(f"the judge on labelled pictures: {report}")
+        if pairs.judge != "truth":
+            print(f"the judge on labelled pictures: {tried_judge(model, labelled, pairs, training.seed)}")
         source = labelled if script.pairs_from == "labelled" else pool
         before = deepcopy(model).eval() if script.refresh_reference else reference
         examples, summary = paired_examples(model, before, source, pairs, training.seed + number)
         print(f"round {number + 1} of {script.rounds}: {summary}")
         share = {"max_steps": training.max_steps // script.rounds, "seed": training.seed + number}
-        fit(
-            model,
-            script,
-            replace(training, **share),
-            preprocessing,
-            [truth(script, own) for own in labelled],
-            examples,
-        )
+        fit(model, script, replace(training, **share), preprocessing, truths, examples)
     threshold, dice = calibrate_threshold(model, dev)
     model.settings = replace(model.settings, threshold=threshold)
     model.save_pretrained(training.output_dir)

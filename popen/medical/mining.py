@@ -9,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from popen.data.safe_io import DataError
-from popen.medical.samplers import consensus
+from popen.medical.samplers import probabilities_of
 from popen.medical.segmenter import Segmenter
 from popen.preference.diversity import pairwise_iou
 from popen.preference.mask_mining import EQUAL, KEPT, Mined, all_equal, gap_distribution
@@ -98,13 +98,11 @@ def candidates_of(
 ) -> list[Candidates]:
     """The hypotheses of a batch of pictures, one entry per picture."""
     logits = sampler(segmenter, pictures, names).float()
-    activation = segmenter.settings.activation
-    mean = consensus(logits, activation)
-    probabilities = logits.sigmoid() if activation == "sigmoid" else logits.softmax(2)
+    probabilities = probabilities_of(logits, segmenter.settings.activation)
     masks = segmenter.masks_from(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
     return [
         Candidates(name, picture.cpu(), own.cpu(), p.cpu(), m.cpu())
-        for name, picture, own, p, m in zip(names, pictures, masks, probabilities, mean, strict=True)
+        for name, picture, own, p, m in zip(names, pictures, masks, probabilities, probabilities.mean(1), strict=True)
     ]
 
 

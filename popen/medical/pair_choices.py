@@ -61,7 +61,7 @@ def sampler_of(args: PairArguments, spatial_dims: int, dropout: float, seed: int
 
     def sample(segmenter, pictures: torch.Tensor, names) -> torch.Tensor:
         if args.sampler == "thresholds":
-            return threshold_hypotheses(segmenter, pictures, args.threshold_offsets)
+            return threshold_hypotheses(segmenter, pictures, args.threshold_offsets, segmenter.settings.activation)
         found = []
         if "flips" in args.sampler:
             found.append(flip_hypotheses(segmenter, pictures, views))

@@ -20,13 +20,18 @@ def flip_hypotheses(network: nn.Module, pictures: torch.Tensor, views: Sequence[
 
 
 @torch.no_grad()
-def threshold_hypotheses(network: nn.Module, pictures: torch.Tensor, offsets: Sequence[float]) -> torch.Tensor:
+def threshold_hypotheses(
+    network: nn.Module, pictures: torch.Tensor, offsets: Sequence[float], activation: str
+) -> torch.Tensor:
     """One forward pass cut at several heights: the logits plus each offset (Konwer et al. 2025; SAM's candidates).
 
-    On softmax logits an offset raises the classes above the background, channel 0, where there are several.
+    With softmax the background, channel 0, stays: an offset on all classes would change nothing.
     """
     logits = network(pictures)
-    return torch.stack([logits + offset for offset in offsets], dim=1)
+    raised = torch.ones_like(logits)
+    if activation == "softmax":
+        raised[:, 0] = 0
+    return torch.stack([logits + offset * raised for offset in offsets], dim=1)
 
 
 @torch.no_grad()
@@ -35,7 +40,6 @@ def checkpoint_hypotheses(networks: Sequence[nn.Module], pictures: torch.Tensor)
     return torch.stack([network(pictures) for network in networks], dim=1)
 
 
-def consensus(logits: torch.Tensor, activation: str) -> torch.Tensor:
-    """Mean probability over hypotheses, (B, K, C, *spatial) to (B, C, *spatial)."""
-    probabilities = logits.sigmoid() if activation == "sigmoid" else logits.softmax(2)
-    return probabilities.mean(1)
+def probabilities_of(logits: torch.Tensor, activation: str) -> torch.Tensor:
+    """Probabilities of hypotheses (B, K, C, *spatial); their mean over K is what the ensemble agrees on."""
+    return logits.sigmoid() if activation == "sigmoid" else logits.softmax(2)

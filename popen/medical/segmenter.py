@@ -12,8 +12,8 @@ from torch import nn
 from popen.data.safe_io import DataError, read_json, storage_error, write_json
 from popen.medical.configuration import SegmenterConfig
 from popen.medical.networks import build_network
+from popen.medical.segmenter_folder import MODEL_TYPE
 
-MODEL_TYPE = "popen-segmenter"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 

@@ -25,6 +25,7 @@ from popen.objectives.uncertainty import (
     fuzzy_labels,
     geodesic_labels,
     intuitionistic_labels,
+    region_losses,
     spatially_varying_labels,
 )
 
@@ -89,10 +90,11 @@ def pareto_guided(
     """
     logits = labelled.levels[0]
     targets = _membership(labelled, activation, band)
-    edge = boundary_mask(_asked(labelled.distance, "distance"), band)
+    edge, loss = boundary_mask(_asked(labelled.distance, "distance"), band), soft_bce_loss
     if activation == "softmax":
-        edge = edge.any(1, keepdim=True).expand_as(edge)  # a pixel is in the band of any class as a whole
-    interior, boundary = (_cross_entropy(logits, targets, region, activation) for region in (~edge, edge))
+        edge, loss = edge.any(1), softmax_ce_loss  # a pixel is in the band of any class as a whole
+    everywhere = torch.ones_like(edge)
+    interior, boundary = (own.mean() for own in region_losses(loss, logits, targets, edge, everywhere))
     weight = curriculum_weight(labelled.progress, warmup, power)
     share = mgda_weight(_slope(interior, logits), _slope(weight * boundary, logits)) if weight and edge.any() else 1.0
     return {
@@ -122,7 +124,7 @@ def _cross_entropy(
     if activation == "sigmoid":
         return soft_bce_loss(logits, targets, weights).mean()
     # a pixel has one weight: that of its most unsure class
-    return softmax_ce_loss(logits, targets, weights.float().amin(1)).mean()
+    return softmax_ce_loss(logits, targets, weights.amin(1)).mean()
 
 
 def _dice(logits: torch.Tensor, targets: torch.Tensor, activation: Activation) -> torch.Tensor:

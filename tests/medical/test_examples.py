@@ -6,7 +6,12 @@ import torch
 from popen.medical.augmentation import augmented, random_affine
 from popen.medical.examples import Collator, Example, Streams
 from popen.medical.mask_pairs import with_reference
-from popen.medical.samplers import checkpoint_hypotheses, consensus, flip_hypotheses, threshold_hypotheses
+from popen.medical.samplers import (
+    checkpoint_hypotheses,
+    flip_hypotheses,
+    probabilities_of,
+    threshold_hypotheses,
+)
 from popen.medical.views import flip_views, flipped, flipped_rows
 
 
@@ -47,16 +52,23 @@ def test_flip_hypotheses_lie_on_the_pictures_grid(pictures):
 
 def test_thresholds_and_checkpoints(pictures):
     network = Sloped()
-    cut = threshold_hypotheses(network, pictures, (-1.0, 0.0, 2.0))
+    cut = threshold_hypotheses(network, pictures, (-1.0, 0.0, 2.0), "sigmoid")
     torch.testing.assert_close(cut[:, 2] - cut[:, 0], torch.full_like(cut[:, 0], 3.0))
     torch.testing.assert_close(checkpoint_hypotheses([network, network], pictures)[:, 1], network(pictures))
 
 
-def test_consensus_is_the_mean_probability():
+def test_thresholds_of_classes_leave_the_background():
+    """Raised together with the background, no class would ever win a pixel more."""
+    logits = torch.tensor([1.0, 0.5]).reshape(1, 2, 1, 1)
+    found = threshold_hypotheses(torch.nn.Identity(), logits, (0.0, 1.0), "softmax")
+    assert found[0, :, :, 0, 0].argmax(1).tolist() == [0, 1]
+
+
+def test_probabilities_of_hypotheses():
     logits = torch.tensor([0.0, 100.0]).reshape(1, 2, 1, 1, 1)
-    assert consensus(logits, "sigmoid").item() == pytest.approx(0.75)
+    assert probabilities_of(logits, "sigmoid").mean(1).item() == pytest.approx(0.75)
     two = torch.tensor([[0.0, 0.0], [100.0, 0.0]]).reshape(1, 2, 2, 1, 1)
-    assert consensus(two, "softmax").flatten().tolist() == pytest.approx([0.75, 0.25])
+    assert probabilities_of(two, "softmax").mean(1).flatten().tolist() == pytest.approx([0.75, 0.25])
 
 
 def test_every_view_has_reference_logits_of_its_own(pictures):

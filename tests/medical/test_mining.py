@@ -33,7 +33,7 @@ def segmenter():
 
 PICTURES = [torch.tensor([[[1.0, 0.5, -0.5, -1.0]]]), torch.tensor([[[5.0, 5.0, -5.0, -5.0]]])]
 TRUTH = torch.tensor([[[1, 1, 1, 0]]]).bool()
-SAMPLER = partial(threshold_hypotheses, offsets=(-0.75, 0.0, 0.75))
+SAMPLER = partial(threshold_hypotheses, offsets=(-0.75, 0.0, 0.75), activation="sigmoid")
 
 
 def sampler(model, pictures, names):
