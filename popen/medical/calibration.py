@@ -9,15 +9,21 @@ from dataclasses import replace
 import torch
 
 from popen.medical.cohort import Prepared
+from popen.medical.inference import batch_logits
 from popen.medical.segmenter import Segmenter
+from popen.medical.views import View
 from popen.preference.mask_judging import dice_with_truth
 
 THRESHOLDS = torch.linspace(-3, 3, 25).tolist()
 
 
 @torch.no_grad()
-def calibrate_threshold(segmenter: Segmenter, cases: Sequence[Prepared], batch_size: int = 8) -> tuple[float, float]:
+def calibrate_threshold(
+    segmenter: Segmenter, cases: Sequence[Prepared], views: Sequence[View] = ((),), batch_size: int = 8
+) -> tuple[float, float]:
     """The logit with the best mean Dice over cases and regions, the one nearest to 0 of equal ones, and that Dice.
+
+    Predictions are averaged over `views`: flips at inference have a threshold of their own.
 
     The background of softmax classes does not count.
 
@@ -33,7 +39,7 @@ def calibrate_threshold(segmenter: Segmenter, cases: Sequence[Prepared], batch_s
     sums, own = dict.fromkeys(THRESHOLDS, 0.0), segmenter.settings
     for start in range(0, len(cases), batch_size):
         batch = cases[start : start + batch_size]
-        logits = segmenter(torch.stack([case.picture for case in batch]).to(device)).float().cpu()
+        logits = batch_logits(segmenter, torch.stack([case.picture for case in batch]).to(device), views).cpu()
         for threshold, settings in at.items():
             segmenter.settings = settings
             for case, masks in zip(batch, segmenter.masks_from(logits), strict=True):

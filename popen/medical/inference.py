@@ -9,6 +9,9 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 from torch.nn import functional
 
+from popen.medical.samplers import flip_hypotheses
+from popen.medical.views import View
+
 PATCHES_AT_ONCE = 4
 
 
@@ -47,7 +50,7 @@ def predict_logits(
         raise ValueError("the segmenter is in training mode, and its dropout would be at work; call eval()")
     views = chain.from_iterable(combinations(flips, count) for count in range(len(flips) + 1))
     logits = [_view_logits(segmenter, picture, tuple(patch_size), overlap, axes, progress) for axes in views]
-    return logits[0] if len(logits) == 1 else mean_of_views(torch.stack(logits), segmenter.settings.activation)
+    return mean_of_views(torch.stack(logits), segmenter.settings.activation)
 
 
 def mean_of_views(logits: torch.Tensor, activation: str) -> torch.Tensor:
@@ -60,9 +63,18 @@ def mean_of_views(logits: torch.Tensor, activation: str) -> torch.Tensor:
     Returns:
         float (K, *spatial).
     """
+    if len(logits) == 1:
+        return logits[0]
     if activation == "sigmoid":
         return functional.logsigmoid(logits).logsumexp(0) - functional.logsigmoid(-logits).logsumexp(0)
     return logits.log_softmax(1).logsumexp(0) - math.log(len(logits))
+
+
+@torch.no_grad()
+def batch_logits(segmenter: nn.Module, pictures: torch.Tensor, views: Sequence[View] = ((),)) -> torch.Tensor:
+    """Logits (B, K, *spatial) of a batch of pictures of the patch size, of the mean probability over views."""
+    seen = flip_hypotheses(segmenter, pictures, views)
+    return torch.stack([mean_of_views(own, segmenter.settings.activation) for own in seen.float()])
 
 
 def _view_logits(

@@ -8,6 +8,7 @@ import torch
 
 from popen.data.safe_io import DataError
 from popen.medical.dropout import dropout_hypotheses
+from popen.medical.inference import mean_of_views
 from popen.medical.mining import Candidates, Judge, Sampler, Strategy
 from popen.medical.samplers import flip_hypotheses, threshold_hypotheses
 from popen.medical.views import flip_views
@@ -36,6 +37,9 @@ class PairArguments:
     )
     threshold_offsets: list[float] = field(
         default_factory=lambda: [-0.85, -0.4, 0.0, 0.4], metadata={"help": "Added to the logits, one each."}
+    )
+    consensus: bool = field(
+        default=False, metadata={"help": "What the hypotheses agree on, their mean probability, is one more of them."}
     )
     judge: Literal["truth", "agreement", "certainty"] = field(
         default="agreement", metadata={"help": "truth is Dice with the labels (MAPO), the others need none."}
@@ -69,7 +73,12 @@ def sampler_of(args: PairArguments, spatial_dims: int, dropout: float, seed: int
             found.append(dropout_hypotheses(segmenter, pictures, args.dropout_rates, seed, names))
         return torch.cat(found, dim=1)
 
-    return sample
+    def sample_with_consensus(segmenter, pictures: torch.Tensor, names) -> torch.Tensor:
+        logits = sample(segmenter, pictures, names)
+        mean = torch.stack([mean_of_views(own.float(), segmenter.settings.activation) for own in logits])
+        return torch.cat([logits.float(), mean[:, None]], dim=1)
+
+    return sample_with_consensus if args.consensus else sample
 
 
 def judge_of(args: PairArguments, truths: Mapping[str, torch.Tensor], activation: str) -> Judge:

@@ -1,0 +1,121 @@
+"""The arms of the medical study, as data: what each learns from besides the labelled few.
+
+Every arm starts from the same base, sees the same labelled pictures and spends the same: as many steps, and as many
+pictures per step. The truth of the pool enters through the declared judge alone; `oracle` arms and `truth` are
+ceilings.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+from popen.medical.supervised import cross_entropy_dice, fuzzy, geols, intuitionistic, pareto_guided, svls
+from popen.objectives.pairs import MarginLoss
+from popen.objectives.preference import conservative_loss, ipo_loss, robust_loss, sigmoid_loss
+from popen.objectives.region_pairs import Margin, RegionObjective, image_mean, power, region_dpo, region_mean, total
+
+FLIPS = {"sampler": "flips", "judge": "agreement", "consensus": True}
+MIXED = FLIPS | {"sampler": "dropout_and_flips"}
+DROPOUT = {"sampler": "dropout", "judge": "truth"}
+WHOLE = partial(cross_entropy_dice)  # the usual loss on labels
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm.
+
+    Args:
+        pool_labels: masks with which pool pictures join the labelled ones: the ensemble's consensus, the winners of
+            the pairs, or the truth.
+        pairs_from: pictures that pairs are mined on, by `choices` of `PairArguments`; `large` judges by size, a biased
+            judge on purpose.
+        preference, preference_weight, winner_weight: as in `MedicalTrainer`.
+        rounds: parts of the steps that begin with new pairs or labels; `keep_reference` then keeps the base's logits.
+        teacher: the pool is for a mean teacher.
+        supervised: the loss on labels, without its `activation`.
+    """
+
+    pool_labels: Literal["none", "consensus", "winners", "truth"] = "none"
+    pairs_from: Literal["none", "labelled", "pool"] = "none"
+    choices: dict[str, Any] = field(default_factory=lambda: FLIPS)
+    large: bool = False
+    flip_rate: float = 0.0
+    preference: RegionObjective | None = None
+    preference_weight: float = 0.0
+    winner_weight: float = 0.0
+    rounds: int = 1
+    keep_reference: bool = False
+    teacher: bool = False
+    supervised: Any = WHOLE
+
+    @property
+    def uses_pool(self) -> bool:
+        """Whether half of a step's pictures come from a second stream; else all are labelled ones."""
+        return self.teacher or self.pool_labels != "none" or self.pairs_from != "none"
+
+
+SIGMOID = partial(sigmoid_loss, beta=1.0)
+DPO_SUM = partial(sigmoid_loss, beta=0.1)
+
+
+def paired(margin: Margin = region_mean, loss: MarginLoss = SIGMOID, **options) -> Arm:
+    """An arm with a preference objective on pool pairs; winners train it as well unless `pool_labels` is none."""
+    defaults = {"pairs_from": "pool", "pool_labels": "winners", "preference_weight": 1.0}
+    return Arm(preference=partial(region_dpo, margin=margin, loss=loss), **(defaults | options))
+
+
+alone = partial(paired, pool_labels="none")
+RN_DPO = paired()
+ORACLE = FLIPS | {"judge": "truth"}
+MAPO = partial(paired, pool_labels="none", pairs_from="labelled", choices=DROPOUT)
+
+BASELINES = {
+    "supervised": Arm(),
+    "pseudo_label": Arm(pool_labels="consensus"),
+    "mean_teacher": Arm(teacher=True),
+    "winner_sft": Arm(pool_labels="winners", choices=FLIPS | {"consensus": False}),
+    "truth": Arm(pool_labels="truth"),
+}
+OBJECTIVES = {
+    "dpo_sum": alone(total, DPO_SUM),
+    "dpo_image_mean": alone(image_mean),
+    "rn_dpo": alone(),
+    "rn_dpo_winner": RN_DPO,
+    "dpo_sum_winner": paired(total, DPO_SUM),
+    "root_dpo_winner": paired(partial(power, alpha=0.5), partial(sigmoid_loss, beta=0.3)),
+    "rn_cdpo_winner": paired(loss=partial(conservative_loss, beta=1.0, label_smoothing=0.2)),
+    "rn_rdpo_winner": paired(loss=partial(robust_loss, beta=1.0, label_smoothing=0.2)),
+    "rn_ipo_winner": paired(loss=partial(ipo_loss, beta=0.5)),
+}
+ROUNDS = {
+    "pseudo_label_rounds": Arm(pool_labels="consensus", rounds=3),
+    "rn_dpo_winner_rounds": replace(RN_DPO, rounds=3),
+    "rn_dpo_winner_rounds_kept": replace(RN_DPO, rounds=3, keep_reference=True),
+}
+JUDGES = {
+    "rn_dpo_winner_mixed": paired(choices=MIXED),
+    "rn_dpo_winner_certainty": paired(choices=FLIPS | {"judge": "certainty"}),
+    "rn_dpo_winner_large": paired(large=True),
+    "winner_sft_oracle": Arm(pool_labels="winners", choices=ORACLE),
+    "rn_dpo_winner_oracle": paired(choices=ORACLE),
+}
+NOISE = {
+    name: arm
+    for rate in (0, 10, 20, 30, 40)
+    for name, arm in {
+        f"rn_dpo_flips_{rate}": alone(choices=ORACLE, flip_rate=rate / 100),
+        f"dpo_sum_flips_{rate}": alone(total, DPO_SUM, choices=ORACLE, flip_rate=rate / 100),
+        f"rn_dpo_winner_flips_{rate}": paired(choices=ORACLE, flip_rate=rate / 100),
+    }.items()
+}
+ON_LABELS = {
+    "mapo": MAPO(),
+    "mapo_rounds": MAPO(rounds=3),
+    "mapo_rounds_kept": MAPO(rounds=3, keep_reference=True),
+    "svls": Arm(supervised=svls),
+    "geols": Arm(supervised=geols),
+    "fuzzy": Arm(supervised=partial(fuzzy, band=2.0)),
+    "intuitionistic": Arm(supervised=partial(intuitionistic, band=2.0)),
+    "pareto": Arm(supervised=partial(pareto_guided, band=2.0)),
+}
+ARMS = BASELINES | OBJECTIVES | ROUNDS | JUDGES | NOISE | ON_LABELS

@@ -1,0 +1,148 @@
+"""Trains the base and the arms of the medical study; what an arm does not name is the same for all of them."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from transformers import set_seed
+
+from eval.mean_teacher import MeanTeacherTrainer
+from eval.medical_study_arms import Arm
+from popen.medical.cohort import Prepared
+from popen.medical.examples import Example, Streams
+from popen.medical.inference import batch_logits
+from popen.medical.mask_pairs import with_reference
+from popen.medical.mining import Candidates, MaskMining, mine_masks
+from popen.medical.pair_choices import PairArguments, judge_of, sampler_of, strategy_of
+from popen.medical.segmenter import Segmenter, SegmenterConfig
+from popen.medical.supervised import fuzzy, geols, intuitionistic, pareto_guided
+from popen.medical.views import flip_views
+from popen.preference.judge_report import judge_report
+from popen.preference.mask_judging import flips
+from popen.preference.sampling import item_seed
+from popen.training.medical import MedicalArguments, MedicalTrainer
+
+OF_DISTANCES = (fuzzy, intuitionistic, pareto_guided)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every arm may spend: steps, and pictures per step, a half from the pool where an arm uses it."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    average: float
+
+
+def train_base(config: SegmenterConfig, labelled: Sequence[Prepared], budget: Budget) -> Segmenter:
+    """Supervised training on the labelled few, from scratch."""
+    set_seed(budget.seed)
+    model = Segmenter(config)
+    fit(model, Arm(), [case.example() for case in labelled], [], budget)
+    return model.eval()
+
+
+def train_arm(
+    arm: Arm, base: Segmenter, labelled: Sequence[Prepared], pool: Sequence[Prepared], budget: Budget
+) -> tuple[Segmenter, list[dict]]:
+    """The arm's model, and what was mined and logged in each of its rounds."""
+    set_seed(budget.seed)
+    model, reports = deepcopy(base), []
+    for number in range(arm.rounds):
+        seed = budget.seed + number
+        before = deepcopy(model).eval()
+        truths, extra, report = examples_for(arm, before, base if arm.keep_reference else before, labelled, pool, seed)
+        steps = budget.steps * (number + 1) // arm.rounds - budget.steps * number // arm.rounds
+        trainer = fit(model, arm, truths, extra, replace(budget, steps=steps, seed=seed))
+        *log, last = trainer.state.log_history
+        reports.append(report | {"seconds": last["train_runtime"], "log": log})
+    return model.eval(), reports
+
+
+def fit(model: Segmenter, arm: Arm, labelled: list[Example], pool: list[Example], budget: Budget) -> MedicalTrainer:
+    views = flip_views(model.settings.spatial_dims)
+    settings = MedicalArguments(
+        output_dir="runs/medical_study", max_steps=budget.steps, learning_rate=budget.learning_rate,
+        per_device_train_batch_size=budget.batch_size // 2 if arm.uses_pool else budget.batch_size,
+        lr_scheduler_type="cosine", warmup_steps=min(20, budget.steps // 10), weight_decay=0.01, max_grad_norm=5.0,
+        seed=budget.seed, save_strategy="no", report_to="none", logging_steps=40, average=budget.average,
+        preference_weight=arm.preference_weight, winner_weight=arm.winner_weight, disable_tqdm=True,
+        dataloader_drop_last=True,  # every step is as large as every other
+    )  # fmt: skip
+    kind = MeanTeacherTrainer if arm.teacher else MedicalTrainer
+    trainer = kind(
+        model, settings, train_dataset=Streams(labelled, pool, views),
+        supervised=partial(arm.supervised, activation=model.settings.activation), preference=arm.preference,
+    )  # fmt: skip
+    trainer.train()
+    return trainer
+
+
+def examples_for(
+    arm: Arm,
+    model: Segmenter,
+    reference: Segmenter,
+    labelled: Sequence[Prepared],
+    pool: Sequence[Prepared],
+    seed: int,
+) -> tuple[list[Example], list[Example], dict]:
+    """Labelled examples, those of the second stream, and a report on what was mined for it."""
+    loss = getattr(arm.supervised, "func", arm.supervised)
+    truths = [case.example(distance=loss in OF_DISTANCES, geodesic=loss is geols) for case in labelled]
+    if arm.teacher:
+        return truths, [Example(case.picture) for case in pool], {}
+    if arm.pool_labels == "truth":
+        return truths, [case.example() for case in pool], {}
+    if arm.pool_labels == "consensus":
+        masks = consensus_masks(model, pool)
+        return truths, [Example(case.picture, own) for case, own in zip(pool, masks, strict=True)], {}
+    if arm.pairs_from == "none" and arm.pool_labels == "none":
+        return truths, [], {}
+    source = labelled if arm.pairs_from == "labelled" else pool
+    found = mined_pairs(arm, model, source, seed)
+    kept = [source[row] for row in found.rows]
+    extra = []
+    if arm.pool_labels == "winners":
+        extra += [Example(case.picture, pair[0]) for case, pair in zip(kept, found.pairs, strict=True)]
+    if arm.pairs_from != "none":
+        pictures, views = [case.picture for case in kept], flip_views(model.settings.spatial_dims)
+        pairs = with_reference(reference, model.settings.activation, pictures, found.pairs, views)
+        extra += [Example(case.picture, None, pair) for case, pair in zip(kept, pairs, strict=True)]
+    return truths, extra, found.summary() | {"judge": reported(found, kept)}
+
+
+def mined_pairs(arm: Arm, model: Segmenter, cases: Sequence[Prepared], seed: int) -> MaskMining:
+    choices, settings = PairArguments(**arm.choices), model.settings
+
+    def by_size(candidates: Candidates) -> torch.Tensor:
+        return candidates.masks.flatten(1).double().mean(1).sqrt()
+
+    judge = by_size if arm.large else judge_of(choices, {c.name: c.masks for c in cases}, settings.activation)
+    found = mine_masks(
+        model, [case.picture for case in cases], [case.name for case in cases],
+        sampler_of(choices, settings.spatial_dims, settings.dropout, seed), judge, strategy_of(choices, seed),
+    )  # fmt: skip
+    for at, wrong in enumerate(flips(len(found.pairs), arm.flip_rate, item_seed(seed, "flips"))):
+        if wrong:
+            better, worse, gap = found.pairs[at]
+            found.pairs[at] = (worse, better, gap)
+    return found
+
+
+def reported(found: MaskMining, kept: Sequence[Prepared]) -> dict:
+    """What the judge was worth on its own pairs; the study knows their truth, training does not."""
+    chosen, rejected, _ = zip(*found.pairs, strict=True)
+    truths = torch.stack([case.masks for case in kept])
+    return judge_report(torch.stack(chosen), torch.stack(rejected), truths).__dict__
+
+
+def consensus_masks(model: Segmenter, cases: Sequence[Prepared], batch_size: int = 16) -> torch.Tensor:
+    """What all flips agree on, bool (N, K, *spatial)."""
+    views = flip_views(model.settings.spatial_dims)
+    batches = [cases[start : start + batch_size] for start in range(0, len(cases), batch_size)]
+    logits = [batch_logits(model, torch.stack([case.picture for case in own]), views) for own in batches]
+    return model.masks_from(torch.cat(logits))
