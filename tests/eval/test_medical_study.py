@@ -3,11 +3,13 @@
 import json
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trl import TrlParser
 
 from eval.medical_study import MedicalStudyArguments, main, split
 from eval.medical_study_arms import ARMS, Arm
@@ -19,6 +21,7 @@ from popen.medical.cohort import Prepared
 from popen.medical.configuration import SegmenterConfig
 from popen.medical.examples import Example
 
+ROOT = Path(__file__).parent.parent.parent
 CONFIG = SegmenterConfig(
     "unet", 2, 3, ("foreground",), "sigmoid", (16, 16), 0.3, options={"channels": (4, 8), "num_res_units": 0}
 )
@@ -93,6 +96,16 @@ def test_what_no_study_can_be_is_refused(folder, tmp_path):
         arguments(folder, tmp_path, arms=["voting"])
     with pytest.raises(DataError, match="dev, labelled and pool take 16 and leave no test"):
         split(read_image_folder(folder), arguments(folder, tmp_path, pool=9))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "eval" / "studies").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_study_is_a_study(file):
+    (args,) = TrlParser([MedicalStudyArguments]).parse_args_and_config(["--config", str(file), "--train", "DATA"])
+    SegmenterConfig(
+        args.network, len(args.patch_size), 1, ("background", "part"), args.activation, tuple(args.patch_size),
+        args.dropout, options=args.network_options,
+    )  # fmt: skip
+    assert args.arms[0] == "supervised" and f"runs/{file.stem}" == args.output_dir
 
 
 @pytest.mark.parametrize("arm", ["supervised", "pseudo_label", "rn_dpo_winner", "mapo"])
