@@ -21,6 +21,13 @@ from popen.recipe import run
 from popen.training import SegmentationSFTTrainer, SFTArguments
 from popen.training.callbacks import finish, resume_path, use_all_cores
 from popen.training.lora import ALL_WEIGHTS, LoraArguments, with_lora
+from popen.training.quantisation import (
+    FULL_PRECISION,
+    QuantisationArguments,
+    check_quantisation,
+    prepared,
+    quantised_loading,
+)
 
 
 @dataclass
@@ -45,16 +52,24 @@ class ScriptArguments:
     max_rows: int | None = field(default=None, metadata={"help": "Only the first rows, to try things out."})
 
 
-def main(script: ScriptArguments, training: SFTArguments, lora: LoraArguments = ALL_WEIGHTS) -> None:
+def main(
+    script: ScriptArguments,
+    training: SFTArguments,
+    lora: LoraArguments = ALL_WEIGHTS,
+    quantisation: QuantisationArguments = FULL_PRECISION,
+) -> None:
+    check_quantisation(quantisation, lora, script.model_name_or_path)
     set_seed(training.seed)
     use_all_cores()
-    model, processor = load_model(script.model_name_or_path)
+    model, processor = load_model(script.model_name_or_path, **quantised_loading(quantisation, training))
     if script.freeze_pixels:
         model.freeze_pixels()
     if script.attn_implementation is not None:
         model.set_attn_implementation(script.attn_implementation)
     if script.freeze_vision:
         model.freeze_vision()
+    if quantisation.wanted:
+        model = prepared(model)
     if lora.use_peft:
         model = with_lora(model, lora)
     rows = load_mixture(script.dataset, script.split, script.rates, training.seed)
@@ -66,4 +81,4 @@ def main(script: ScriptArguments, training: SFTArguments, lora: LoraArguments = 
 
 
 if __name__ == "__main__":
-    run(main, ScriptArguments, SFTArguments, LoraArguments)
+    run(main, ScriptArguments, SFTArguments, LoraArguments, QuantisationArguments)

@@ -13,7 +13,9 @@ import numpy as np
 
 MAX_PIXELS = 2**28
 LONGEST_GROUP = 6  # characters; 30 bits hold every difference between two runs of at most MAX_PIXELS
-GROUPS = 5 * np.arange(LONGEST_GROUP)  # bits below each character
+SHIFT_G1 = np.arange(0, 5 * LONGEST_GROUP, 5, dtype=np.int32)[:, None]  # bits below each character
+HALF_G1 = np.int32(16) << SHIFT_G1  # numbers from -half to half - 1 end with this character
+SPAN_G1 = 2 * HALF_G1.view(np.uint32)
 
 
 def encode(mask_HW: np.ndarray) -> dict[str, Any]:
@@ -30,8 +32,10 @@ def encode(mask_HW: np.ndarray) -> dict[str, Any]:
     if mask_HW.ndim != 2 or mask_HW.dtype != np.bool_:
         raise ValueError(f"mask: expected bool (H, W), got {mask_HW.dtype} {mask_HW.shape}; threshold it first")
     height, width = _check_size(mask_HW.shape)
-    first = [0, 0] if mask_HW[0, 0] else [0]  # counts start with zeros, if need be none of them
-    runs = np.diff(np.concatenate([first, _changes(mask_HW), [mask_HW.size]]))
+    changes = _changes(mask_HW)
+    runs = np.empty(len(changes) + 1, np.int32)
+    runs[:-1], runs[-1] = changes, mask_HW.size
+    runs[1:] -= changes
     return {"size": [height, width], "counts": _compress(runs)}
 
 
@@ -95,25 +99,36 @@ def _check_list(counts: Any) -> np.ndarray:
 
 
 def _changes(mask_HW: np.ndarray) -> np.ndarray:
-    """Where, counted column by column, a pixel differs from the one before it; ascending.
-
-    They are looked for row by row, as masks lie in memory: turning the mask first would take longer than all the rest.
-    """
+    """Where, counted column by column, a pixel differs from the one before it (the first: from zero); ascending."""
     height, width = mask_HW.shape
-    row, column = np.divmod(np.flatnonzero(mask_HW[1:] != mask_HW[:-1]), width)
-    at_the_top = np.flatnonzero(mask_HW[0, 1:] != mask_HW[-1, :-1]) + 1
-    return np.sort(np.concatenate([column * height + row + 1, at_the_top * height]))
+    differs_HW = np.empty_like(mask_HW)  # in the mask's own order of memory
+    np.not_equal(mask_HW[1:], mask_HW[:-1], out=differs_HW[1:])
+    np.not_equal(mask_HW[0, 1:], mask_HW[-1, :-1], out=differs_HW[0, 1:])
+    differs_HW[0, 0] = mask_HW[0, 0]
+    # turning a mask that lies row by row takes longer than sorting the few changes of an object, but not than sorting
+    # those of stripes or noise: on masks of 480 x 640 the two take the same time at about one pixel in 20
+    if differs_HW.flags.f_contiguous or np.count_nonzero(differs_HW) > mask_HW.size // 20:
+        return np.flatnonzero(differs_HW.T)
+    row, column = np.divmod(np.flatnonzero(differs_HW), width)
+    return np.sort(column * height + row)
 
 
 def _compress(runs: np.ndarray) -> str:
-    values = runs.astype(np.int64)
+    values = runs.copy()
     values[3:] -= runs[1:-2]
-    group_R6 = values[:, None] >> GROUPS
-    code_R6, left_R6 = group_R6 & 0x1F, group_R6 >> 5
-    # done when what is left is only the sign that bit 4 of this group already carries
-    last_R1 = np.where(code_R6 & 0x10, left_R6 == -1, left_R6 == 0).argmax(1)[:, None]
-    more_R6, kept_R6 = np.arange(LONGEST_GROUP) < last_R1, np.arange(LONGEST_GROUP) <= last_R1
-    return (code_R6 + (more_R6 << 5) + 48)[kept_R6].astype(np.uint8).tobytes().decode("ascii")
+    reach = max(int(values.max()), ~int(values.min()))
+    longest = (reach.bit_length() + 5) // 5  # in characters; one bit is the sign's
+    # a number ends with a character where the bits so far, read with their sign, are the number
+    more_GR = ((values + HALF_G1[:longest]).view(np.uint32) >= SPAN_G1[:longest]).view(np.uint8)
+    code_GR = (values >> SHIFT_G1[:longest]).astype(np.uint8)
+    code_GR &= 0x1F
+    code_GR += 48
+    code_GR[1:] *= more_GR[:-1]  # 0, and taken out below, after a number's end
+    code_GR += more_GR << 5
+    text_RG = np.empty((len(values), longest), np.uint8)
+    for k in range(longest):  # numpy would turn the whole along its short side, five times slower
+        text_RG[:, k] = code_GR[k]
+    return text_RG.tobytes().translate(None, b"\0").decode("ascii")
 
 
 def _decompress(counts: str | bytes) -> np.ndarray:

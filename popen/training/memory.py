@@ -67,6 +67,34 @@ def footprint(parameters: int, trainable: int, shape: Shape, rows: int, devices:
     )
 
 
+def quantised_footprint(
+    parameters: int, trainable: int, quantised: int, shape: Shape, rows: int, nested: bool
+) -> Footprint:
+    """Bytes on a device where the language model's linear layers are in 4 bits (QLoRA: Dettmers et al. 2023).
+
+    A scale of 4 bytes for each 64 weights; nested, one of a byte, and of 4 bytes for each 256 scales. All other
+    weights, gradients and moments are in float32, and there is no second copy of a weight.
+
+    Args:
+        parameters: P, of the whole model. trainable: T. quantised: Q, weights in 4 bits.
+        rows: packed rows per device and micro-step. nested: whether scales are quantised.
+    Raises:
+        ValueError: more are quantised than are left frozen, or fewer than one row.
+    """
+    if not 0 <= quantised <= parameters - trainable or rows < 1:
+        raise ValueError(
+            f"quantised {quantised} of {parameters}, {trainable} trained, rows {rows}: only frozen weights can be "
+            "quantised, and there is at least one row"
+        )
+    scales = quantised // 64 + SINGLE * (quantised // (64 * 256)) if nested else SINGLE * (quantised // 64)
+    return Footprint(
+        weights=quantised // 2 + scales + SINGLE * (parameters - quantised),
+        gradients=SINGLE * trainable,
+        optimizer=2 * SINGLE * trainable,
+        activations=rows * row_activations(shape),
+    )
+
+
 def row_activations(shape: Shape) -> int:
     """Bytes that one packed row keeps: the input of every layer, one layer at work, attention mask, logits, masks.
 

@@ -68,6 +68,28 @@ def test_long_runs_and_views():
     decoded[0, 0] = True  # writable, and nobody else's memory
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 200), array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=90))
+def test_few_changes_and_many_are_written_alike(seed, pixels, shape):
+    """Where a mask lies row by row few changes are sorted and many are read off the turned mask."""
+    mask_HW = np.zeros(shape, dtype=bool)
+    mask_HW.flat[np.random.default_rng(seed).integers(0, mask_HW.size, pixels)] = True
+    assert encode(mask_HW) == encode(np.asfortranarray(mask_HW))
+
+
+def test_numbers_of_every_length():
+    """Runs of 15, 16, 511, 512 and so on, where another character begins, and differences of both signs."""
+    edges = [edge + off for edge in (16, 512, 16384, 524288) for off in (-1, 0, 1)]
+    runs = [7, *(run for edge in edges for run in (1, edge, 2, 1))]
+    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    assert encode(pixels[None])["counts"] == reference_string(runs)
+
+
+def test_numbers_of_six_characters():
+    runs = [1, 2**24 + 2, 1, 1]  # the fourth is written as 1 - (2**24 + 2)
+    assert encode(np.repeat([False, True, False, True], runs)[None])["counts"] == reference_string(runs)
+
+
 def test_empty_runs_inside_are_read():
     assert decode({"size": [1, 4], "counts": [1, 1, 0, 1, 1, 0]}).tolist() == [[False, True, True, False]]
 

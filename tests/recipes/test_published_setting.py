@@ -13,11 +13,13 @@ from transformers import (
     LlavaConfig,
     Qwen2_5_VLConfig,
 )
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.training.lora import LoraArguments, with_lora
-from popen.training.memory import GIB, MASTER_AND_MOMENTS, Shape, footprint, step_seconds
+from popen.training.memory import GIB, MASTER_AND_MOMENTS, Shape, footprint, quantised_footprint, step_seconds
+from popen.training.quantisation import QuantisationArguments, bitsandbytes_config
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 PEAK = {"H100": 989e12, "A100": 312e12}  # bfloat16 operations per second, dense, by their data sheets
@@ -134,3 +136,32 @@ def test_time(setting):
         found = step_seconds(SETTINGS[name][3], 1024, rows, accumulated, peak, 0.4)
         assert float(seconds) == round(found, 1)
         assert float(hours) == pytest.approx(float(seconds) * recipe["max_steps"] / 3600, abs=0.05)
+
+
+def test_memory_in_four_bits():
+    """Of LLaVA-1.5-7B: 32 layers of four attention and three MLP matrices are quantised, by transformers' own rule."""
+    file = RECIPES / "sft_qlora_llava_7b.yaml"
+    recipe = yaml.safe_load(file.read_text())
+    asked = QuantisationArguments(**{key: recipe[key] for key in ("load_in_4bit", "use_bnb_nested_quant")})
+    skipped = bitsandbytes_config(asked, torch.bfloat16).llm_int8_skip_modules
+    config = llava()
+    with torch.device("meta"):
+        model = PopenForReasoningSegmentation(
+            PopenConfig(backbone_config=config, image_size=336, seg_token_ids=list(range(32058, 32064)))
+        )
+    quantised = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if type(module) is torch.nn.Linear and should_convert_module(name, skipped)
+    )
+    assert quantised == 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    parameters, trained = counts(with_lora(model, LoraArguments(use_peft=True)))
+    found = quantised_footprint(
+        parameters, trained, quantised, shape_of(config, 336), 2, recipe["use_bnb_nested_quant"]
+    )
+    said = re.search(
+        r"([\d.]+) G parameters, ([\d.]+) G of them in 4 bits, ([\d.]+) M trained.*?two at a time: ([\d.]+) GiB",
+        file.read_text(), re.DOTALL,
+    )  # fmt: skip
+    sizes = (round(parameters / 1e9, 2), round(quantised / 1e9, 2), round(trained / 1e6, 1))
+    assert tuple(float(part) for part in said.groups()) == (*sizes, round(found.total / GIB, 1))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from popen.training.memory import GIB, Shape, footprint, row_activations, step_seconds
+from popen.training.memory import GIB, Shape, footprint, quantised_footprint, row_activations, step_seconds
 
 SMALL = Shape(
     layers=2, hidden=10, intermediate=20, vocabulary=100, row_tokens=5, answer_tokens=3, targets=1, canvas=28,
@@ -39,6 +39,19 @@ def test_more_of_anything_takes_more():
 def test_what_cannot_be(stage, devices, rows):
     with pytest.raises(ValueError, match=f"zero_stage {stage}, devices {devices}, rows {rows}: stages are 0 to 3"):
         footprint(1, 1, SMALL, rows, devices, stage)
+
+
+def test_four_bits_by_hand():
+    """P = 20000, T = 100, Q = 16384: 8192 bytes, scales 4 · 256 or 256 + 4, and 4 · 3616 of the others."""
+    plain, nested = (quantised_footprint(20000, 100, 16384, SMALL, 2, nested) for nested in (False, True))
+    assert (plain.weights, nested.weights) == (8192 + 1024 + 14464, 8192 + 260 + 14464)
+    assert (plain.gradients, plain.optimizer, plain.activations) == (400, 800, 2 * row_activations(SMALL))
+
+
+@pytest.mark.parametrize("quantised, rows", [(901, 1), (-1, 1), (900, 0)])
+def test_four_bits_of_what_is_trained(quantised, rows):
+    with pytest.raises(ValueError, match=f"quantised {quantised} of 1000, 100 trained, rows {rows}: only frozen"):
+        quantised_footprint(1000, 100, quantised, SMALL, rows, False)
 
 
 def test_seconds_of_a_step():
