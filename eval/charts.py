@@ -33,7 +33,10 @@ def line_chart(title: str, lines: dict[str, list[tuple[float, float]]]) -> str:
         drawn.append(f'<text x="{LEFT - 6}" y="{y}" font-size="10" text-anchor="end">{value:.3g}</text>')
     axis = f"M{LEFT},{TOP} V{HEIGHT - BOTTOM} H{WIDTH - 8}"
     drawn.append(f'<path d="{axis}" fill="none" stroke="#bbb"/>')
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">{"".join(drawn)}</svg>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+        f'font-family="system-ui,sans-serif" role="img">{"".join(drawn)}</svg>'
+    )
 
 
 ROW, NAMES, BAR = 18, 150, 330  # pixels: height of a row, width of the names, width of the bars

@@ -60,7 +60,7 @@ class Inference:
 
 
 def main() -> None:
-    args = parse()
+    args = parser_of(__doc__.splitlines()[0], "--model").parse_args()
     protocol = ScoringProtocol(args.tolerance, args.band)
     inference = Inference(*load_segmenter(args.model), args.overlap, args.flips)
     references = read_split(args.data, args.split, inference.segmenter.settings, args.patient)
@@ -69,21 +69,39 @@ def main() -> None:
         rows = score_split(inference, references, protocol, ranks, f"{args.data}, {args.split}")
         if ranks.rank > 0:
             return
-    shown = extreme_cases(rows)
-    summary = {
+    summary = described("eval.medical", args, inference, protocol, rows)
+    report = head(summary, protocol)
+    for place, case_id in summary["shown"].items():
+        report += f"\n{place.capitalize()} case, {case_id}, the truth on the left:\n\n![{place}]({place}.png)\n"
+    write(Path(args.out), rows, summary, report, draw(inference, references, summary["shown"]))
+    print(markdown(summary, protocol))
+
+
+def described(
+    module: str, args: argparse.Namespace, inference: Inference, protocol: ScoringProtocol, rows: list[MedicalRow]
+) -> dict:
+    """Numbers of the rows, which cases are shown, and all that a reader needs to get them again."""
+    origin = {
         "model": str(args.model),
         "data": str(args.data),
         "split": args.split,
         "flips": args.flips,
         "threshold": inference.segmenter.settings.threshold,
         "protocol": asdict(protocol),
-        "command": f"python -m eval.medical {shlex.join(sys.argv[1:])}",
+        "command": f"python -m {module} {shlex.join(sys.argv[1:])}",
         "commit": head_commit(),
         "machine": machine(),
-        "shown": shown,
+        "shown": extreme_cases(rows),
     }
-    summary |= summarise(rows, args.seed)
-    write(Path(args.out), rows, summary, protocol, draw(inference, references, shown))
+    return origin | summarise(rows, args.seed)
+
+
+def head(summary: dict, protocol: ScoringProtocol) -> str:
+    """What every report begins with: where its numbers come from, and their table."""
+    return (
+        f"# {summary['model']} on {summary['split']}\n\n`{summary['command']}`\n\nCommit {summary['commit']}; "
+        f"{summary['machine']}; mask threshold {summary['threshold']:g}.\n\n{markdown(summary, protocol)}"
+    )
 
 
 def score_split(
@@ -116,29 +134,26 @@ def draw(inference: Inference, references: Sequence[CaseReference], shown: dict[
 
 
 def write(
-    out: Path, rows: list[MedicalRow], summary: dict, protocol: ScoringProtocol, pictures: dict[str, Image.Image]
+    out: Path, rows: list[MedicalRow], summary: dict, report: str, pictures: dict[str, Image.Image], **charts: str
 ) -> None:
-    """Rows, summary, report and pictures; StorageError where the disk refuses."""
-    table = markdown(summary, protocol)
-    report = f"# {summary['model']} on {summary['split']}\n\n`{summary['command']}`\n\nCommit {summary['commit']}; "
-    report += f"{summary['machine']}; mask threshold {summary['threshold']:g}.\n\n{table}"
-    for place, case_id in summary["shown"].items():
-        report += f"\n{place.capitalize()} case, {case_id}, the truth on the left:\n\n![{place}]({place}.png)\n"
+    """Rows, summary, report, pictures and charts; StorageError where the disk refuses."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for place, picture in pictures.items():
             picture.save(out / f"{place}.png")
+        for name, chart in charts.items():
+            (out / f"{name}.svg").write_text(chart, encoding="utf-8")
         (out / "report.md").write_text(report, encoding="utf-8")
     except OSError as error:
         raise storage_error(error, out, "evaluate again") from error
     write_rows(out / "rows.jsonl", [row.as_json() for row in rows])
     write_json(out / "summary.json", summary)
-    print(table)
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="folder of a segmenter and its preprocessing.json")
+def parser_of(what: str, model: str) -> argparse.ArgumentParser:
+    """The options of an evaluation; `model` is the name of the one that gives the folder."""
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument(model, dest="model", required=True, help="folder of a segmenter and its preprocessing.json")
     parser.add_argument("--data", required=True, help="folder of the data set")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--out", required=True, help="folder for rows, summary, report and pictures")
@@ -148,7 +163,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--band", type=float, default=2.0, help="mm to either side of the true boundary")
     parser.add_argument("--patient", help="regular expression with one group: the patient in a case's name")
     parser.add_argument("--seed", type=int, default=0, help="draws the intervals")
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":

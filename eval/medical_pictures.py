@@ -1,4 +1,4 @@
-"""Pictures of single cases: the true masks on the left, the predicted ones on the right."""
+"""Pictures of single cases: the true masks, the predicted ones, and where hypotheses do not agree."""
 
 import numpy as np
 from PIL import Image
@@ -25,35 +25,49 @@ def extreme_cases(rows: list[MedicalRow]) -> dict[str, str]:
 
 
 def case_picture(
-    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, spacing: tuple[float, ...]
+    image: np.ndarray,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    spacing: tuple[float, ...],
+    variance: np.ndarray | None = None,
 ) -> Image.Image:
     """Both sets of masks over the picture, a colour per region; of a volume the axial slice with most of them.
+
+    With a variance, a third picture beside them: white where it is 0.25, which is as often in a mask as not.
 
     A 2-D picture of three channels is taken for colours from 0 to 255; of others the first channel is shown in grey,
     from its 1st to its 99th percentile. Volumes lie in RAS+ order and are seen from the feet.
 
     Args:
         image: float (C, *spatial). truth, predicted: bool (K, *spatial). spacing: mm; pixels come out square.
+        variance: float (*spatial) in 0..0.25.
     Raises:
         ValueError: sizes differ.
     """
     if not image.shape[1:] == truth.shape[1:] == predicted.shape[1:]:
         raise ValueError(f"picture {image.shape}, truth {truth.shape} and predicted {predicted.shape} differ in size")
+    if variance is not None and variance.shape != image.shape[1:]:
+        raise ValueError(f"variance {variance.shape}, and the picture is {image.shape[1:]}")
+    disagreement = None if variance is None else variance[None]
     colours = image.ndim == 3 and len(image) == 3
     if image.ndim == 4:
         most = int((truth | predicted).sum((0, 1, 2)).argmax())
-        image, truth, predicted = (
-            volume[..., most][:, ::-1, ::-1].swapaxes(1, 2) for volume in (image, truth, predicted)
+        image, truth, predicted, disagreement = (
+            None if volume is None else volume[..., most][:, ::-1, ::-1].swapaxes(1, 2)
+            for volume in (image, truth, predicted, disagreement)
         )
         spacing = (spacing[1], spacing[0])
     scale = SIDE / min(n * s for n, s in zip(image.shape[1:], spacing, strict=True))
     size = tuple(max(2, round(n * s * scale)) for n, s in zip(image.shape[1:], spacing, strict=True))[::-1]
     plain = Image.fromarray(_colours(image) if colours else _grey(image[0])).resize(size, Image.Resampling.BICUBIC)
-    halves = []
+    parts = []
     for masks in (truth, predicted):
         grown = [np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask in masks]
-        halves.append(np.asarray(draw_masks(plain, grown)))
-    return Image.fromarray(np.concatenate(halves, 1))
+        parts.append(np.asarray(draw_masks(plain, grown)))
+    if disagreement is not None:
+        grey = Image.fromarray((4 * 255 * disagreement[0]).round().astype(np.uint8))
+        parts.append(np.asarray(grey.resize(size, Image.Resampling.NEAREST).convert("RGB")))
+    return Image.fromarray(np.concatenate(parts, 1))
 
 
 def _colours(image_CHW: np.ndarray) -> np.ndarray:

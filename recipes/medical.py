@@ -6,10 +6,11 @@
 DATA is a folder with images/ and masks/, or one with a dataset.json (MSD, nnU-Net raw). Patients are split into
 labelled, pool and dev. Pairs come from the labelled cases (MAPO, `pairs_from: labelled`) or from the pool, whose
 labels only `judge: truth` may see. Any other judge is tried on labelled cases first and refused where it would harm.
+`pairs_from: annotators` prefers masks/ to what others drew of the labelled cases, in masks_2/, masks_3/ …
 """
 
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +18,10 @@ from typing import Any, Literal
 import torch
 from transformers import set_seed
 
-from popen.data.medical_folders import read_image_folder
-from popen.data.nnunet_raw import read_dataset_json, read_msd, read_nnunet_raw
+from popen.data.medical_sources import read_labelled_cases
 from popen.data.patient_splits import first_patients, split_by_patient
-from popen.data.safe_io import DataError
+from popen.data.safe_io import DataError, write_json
+from popen.medical.annotators import annotated_examples
 from popen.medical.calibration import calibrate_threshold
 from popen.medical.cohort import Prepared, prepare
 from popen.medical.examples import Streams
@@ -66,7 +67,9 @@ class ScriptArguments:
         default="cross_entropy_dice", metadata={"help": "The loss on labels."}
     )
     band: float = field(default=2.0, metadata={"help": "mm to either side of a boundary that count as uncertain."})
-    pairs_from: Literal["labelled", "pool"] = field(default="pool", metadata={"help": "Where pairs are mined."})
+    pairs_from: Literal["labelled", "pool", "annotators"] = field(
+        default="pool", metadata={"help": "Where pairs are mined, or people who drew the same pictures."}
+    )
     rounds: int = field(default=1, metadata={"help": "Parts of max_steps that start with pairs mined anew."})
     refresh_reference: bool = field(default=True, metadata={"help": "The reference is the model of each round."})
     margin: Literal["region_mean", "sum", "image_mean", "class_mean"] = field(
@@ -80,7 +83,8 @@ class ScriptArguments:
 def main(script: ScriptArguments, pairs: PairArguments, training: MedicalArguments) -> None:
     set_seed(training.seed)
     use_all_cores()
-    references, regions = read(script)
+    drawn = script.pairs_from == "annotators"
+    references, regions = read_labelled_cases(script.data, script.regions, script.activation, script.patient, drawn)
     channels = references[0].load().image_CHW.shape[0]
     config = SegmenterConfig(
         script.network, len(script.patch_size), channels, regions, script.activation, tuple(script.patch_size),
@@ -92,30 +96,29 @@ def main(script: ScriptArguments, pairs: PairArguments, training: MedicalArgumen
 
     model = Segmenter(config)
     rate = {"learning_rate": script.base_learning_rate, "max_steps": script.base_steps}
+    out = Path(training.output_dir)  # each stage leaves its model and its log in a folder of its own
     truths = [truth(script, own) for own in labelled]
-    fit(model, script, replace(training, **rate), preprocessing, truths, [])
+    fit(model, script, replace(training, output_dir=str(out / "base"), **rate), preprocessing, dev, truths, [])
     reference = deepcopy(model).eval()
     for number in range(script.rounds if training.preference_weight or training.winner_weight else 0):
-        if pairs.judge != "truth":
+        if pairs.judge != "truth" and not drawn:
             print(f"the judge on labelled pictures: {tried_judge(model, labelled, pairs, training.seed)}")
-        source = labelled if script.pairs_from == "labelled" else pool
+        source = pool if script.pairs_from == "pool" else labelled
         before = deepcopy(model).eval() if script.refresh_reference else reference
-        examples, summary = paired_examples(model, before, source, pairs, training.seed + number)
+        if drawn:
+            examples, summary = annotated_examples(before, source, pairs.least_gap)
+        else:
+            examples, summary = paired_examples(model, before, source, pairs, training.seed + number)
         print(f"round {number + 1} of {script.rounds}: {summary}")
         share = {"max_steps": training.max_steps // script.rounds, "seed": training.seed + number}
-        fit(model, script, replace(training, **share), preprocessing, truths, examples)
+        share["output_dir"] = str(out / f"round_{number + 1}")
+        fit(model, script, replace(training, **share), preprocessing, dev, truths, examples)
     threshold, dice = calibrate_threshold(model, dev)
     model.settings = replace(model.settings, threshold=threshold)
-    model.save_pretrained(training.output_dir)
-    print(f"{training.output_dir}: threshold {threshold:+.2f}, dev Dice {dice:.4f} on {len(dev)} windows")
-
-
-def read(script: ScriptArguments):
-    if not (Path(script.data) / "dataset.json").is_file():
-        return read_image_folder(script.data, patient=script.patient), tuple(script.regions)
-    description = read_dataset_json(script.data, script.activation)
-    reader = read_msd if description.is_decathlon else read_nnunet_raw
-    return reader(script.data, "Tr", script.activation, script.patient), description.regions.names
+    model.save_pretrained(out)
+    preprocessing.save_pretrained(out)
+    write_json(out / "pairs.json", asdict(pairs))
+    print(f"{out}: threshold {threshold:+.2f}, dev Dice {dice:.4f} on {len(dev)} windows")
 
 
 def cohorts(
@@ -143,7 +146,7 @@ def truth(script: ScriptArguments, own: Prepared):
     )
 
 
-def fit(model: Segmenter, script: ScriptArguments, training: MedicalArguments, preprocessing, labelled, pool) -> None:
+def fit(model: Segmenter, script: ScriptArguments, args: MedicalArguments, preprocessing, dev, labelled, pool) -> None:
     losses = {"sigmoid": sigmoid_loss, "ipo": ipo_loss, "cdpo": conservative_loss, "rdpo": robust_loss}
     smoothing = {"label_smoothing": script.label_smoothing} if script.loss in ("cdpo", "rdpo") else {}
     supervised = {
@@ -152,7 +155,7 @@ def fit(model: Segmenter, script: ScriptArguments, training: MedicalArguments, p
         "pareto": partial(pareto_guided, band=script.band),
     }[script.supervised]  # fmt: skip
     trainer = MedicalTrainer(
-        model, training, train_dataset=Streams(labelled, pool, flip_views(model.settings.spatial_dims)),
+        model, args, train_dataset=Streams(labelled, pool, flip_views(model.settings.spatial_dims)), eval_dataset=dev,
         processor=preprocessing, supervised=partial(supervised, activation=script.activation),
         preference=partial(
             region_dpo, margin=MARGINS[script.margin], loss=partial(losses[script.loss], beta=script.beta, **smoothing)

@@ -6,7 +6,7 @@ data, and every check is the one that reading a case makes.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from popen.data.faults import Audit, Fault, FaultLog
 from popen.data.label_map_case import LabelMapCase, list_volume_folder
 from popen.data.medical_case import EMPTY, Case, CaseReference, Examined, Listing, patient_names
-from popen.data.medical_folders import THRESHOLD, list_image_folder
+from popen.data.medical_folders import THRESHOLD, further_annotators, list_image_folder
 from popen.data.medical_layout import DATASET_JSON, MASK_FOLDERS, is_layout
 from popen.data.nifti import is_nifti
 from popen.data.nnunet_raw import PARTS, DatasetJson, list_msd, list_nnunet_raw, read_dataset_json
@@ -28,7 +28,10 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 @dataclass
 class CaseCounts:
-    """What a split holds: sizes, spacings, and for each region how often it is there and how large."""
+    """What a split holds: sizes, spacings, and for each region how often it is there and how large.
+
+    agreement: Dice of a further annotator's masks with the first one's, 1 where both are empty.
+    """
 
     names: tuple[str, ...] = ()
     cases: int = 0
@@ -39,6 +42,7 @@ class CaseCounts:
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     spacings: list[tuple[float, ...]] = field(default_factory=list)
     shares: list[np.ndarray] = field(default_factory=list)
+    agreement: list[float] = field(default_factory=list)
     ids: Counter[int] = field(default_factory=Counter)
 
     def add(self, case: Case) -> None:
@@ -49,6 +53,9 @@ class CaseCounts:
             self.unlabelled += 1
         else:
             self.shares.append(case.masks_KHW.reshape(len(case.masks_KHW), -1).mean(1))
+            for further in case.further_masks:
+                both, total = (case.masks_KHW & further).sum(), case.masks_KHW.sum() + further.sum()
+                self.agreement.append(float(2 * both / total) if total else 1.0)
 
     def lines(self, split: str) -> list[str]:
         """The counts as a small table."""
@@ -64,6 +71,8 @@ class CaseCounts:
                 there = table[table[:, number] > 0, number]
                 told.append(f"  {name:<16} in {len(there)} cases{_spread(there)}")
             told.append(f"  empty masks      {self.empty}")
+        if self.agreement:
+            told.append(f"  further masks    {len(self.agreement)}, Dice with the first {_quantiles(self.agreement)}")
         if self.ids and not self.names:
             told.append(f"  label ids        {', '.join(f'{i}: {n} cases' for i, n in sorted(self.ids.items()))}")
         if self.grey:
@@ -136,7 +145,7 @@ def _list_folder(folder: Path, patient: str | None) -> Listing:
     masks = next(name for name in MASK_FOLDERS if (folder / name).is_dir())
     if any(is_nifti(file) for file in (folder / "images").iterdir()):
         return list_volume_folder(folder, None, labels=masks, patient=patient)
-    return list_image_folder(folder, masks=masks, patient=patient)
+    return list_image_folder(folder, masks=masks, patient=patient, further=further_annotators(folder))
 
 
 def _region_names(listing: Listing) -> tuple[str, ...]:
@@ -198,8 +207,12 @@ class _Seen:
 def _spread(shares: np.ndarray) -> str:
     if not len(shares):
         return ""
+    return f", shares of the picture {_quantiles(shares)}"
+
+
+def _quantiles(shares: Sequence[float] | np.ndarray) -> str:
     values = zip(QUANTILES, np.quantile(shares, QUANTILES), strict=True)
-    return f", shares of the picture {', '.join(f'{q:.0%} {value:.3%}' for q, value in values)}"
+    return ", ".join(f"{q:.0%} {value:.3%}" for q, value in values)
 
 
 def _times(numbers) -> str:

@@ -25,6 +25,7 @@ class Case:
     masks_KHW: bool (K, H, W) or (K, X, Y, Z), a channel for each region; None where nobody labelled it.
     spacing: size of a pixel or voxel along each axis, mm for volumes and 1 for pictures.
     affine: float (4, 4) from voxels to mm of a volume; None for pictures.
+    further_masks: what further annotators drew, each as masks_KHW, which is the first one's.
 
     Raises DataError where these do not fit together.
     """
@@ -35,6 +36,7 @@ class Case:
     masks_KHW: np.ndarray | None
     spacing: tuple[float, ...]
     affine: np.ndarray | None = None
+    further_masks: tuple[np.ndarray, ...] = ()
 
     def __post_init__(self) -> None:
         image, masks = self.image_CHW, self.masks_KHW
@@ -45,6 +47,12 @@ class Case:
                 f"{self.case_id}: masks are {masks.dtype} {masks.shape}; give bool (K, *spatial) on the picture's "
                 f"grid {image.shape[1:]}"
             )
+        for further in self.further_masks:
+            if masks is None or further.dtype != np.bool_ or further.shape != masks.shape:
+                raise DataError(
+                    f"{self.case_id}: a further annotator's masks are {further.dtype} {further.shape}; give bool of "
+                    f"the first one's shape, {None if masks is None else masks.shape}"
+                )
         if len(self.spacing) != image.ndim - 1 or not all(0 < step < np.inf for step in self.spacing):
             raise DataError(f"{self.case_id}: spacing {self.spacing}; give a positive number for each spatial axis")
 

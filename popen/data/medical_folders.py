@@ -1,7 +1,8 @@
 """Folders of pictures and masks in PNG or JPEG, paired by the name without its ending: `images/a.jpg`, `masks/a.png`.
 
 A mask is in black and white. Saved as JPEG it has grey pixels around every edge: above 127 counts as white, and those
-that are neither are counted.
+that are neither are counted. Where several people drew the same pictures, `masks` are the first one's, the senior's,
+and `masks_2`, `masks_3` … those of the others, each with a mask for every picture.
 """
 
 from collections.abc import Sequence
@@ -21,37 +22,45 @@ MOST_COLOUR = 48  # between the channels of a grey pixel, after JPEG
 
 @dataclass(frozen=True)
 class PictureCase:
-    """A picture and its black-and-white mask, by file; without a mask the case is unlabelled."""
+    """A picture and its black-and-white mask, by file; without a mask the case is unlabelled.
+
+    further: the masks of further annotators.
+    """
 
     case_id: str
     patient: str
     picture: Path
     mask: Path | None
     channels: int = 3
+    further: tuple[Path, ...] = ()
 
     def examine(self) -> Examined:
-        """Read both files; the picture is float32 (channels, H, W) from 0 to 255, the mask bool (1, H, W)."""
-        image_CHW = mask_HW = None
-        faults, grey = [], 0
+        """Read all files; the picture is float32 (channels, H, W) from 0 to 255, the mask bool (1, H, W)."""
+        image_CHW = None
+        faults, masks, grey = [], [], 0
         try:
             image_CHW = picture_array(self.picture, self.channels)
         except DataError as error:
             faults.append(Fault("bad file", str(error)))
-        if self.mask is not None:
+        files = () if self.mask is None else (self.mask, *self.further)
+        for file in files:
             try:
-                mask_HW, grey = read_mask(self.mask)
+                mask_HW, grey_here = read_mask(file)
             except DataError as error:
                 faults.append(Fault("bad file", str(error)))
-        if image_CHW is not None and mask_HW is not None and mask_HW.shape != image_CHW.shape[1:]:
-            sizes = [f"{width}x{height}" for height, width in (mask_HW.shape, image_CHW.shape[1:])]
-            what = f"{self.mask}: {sizes[0]}, its picture {self.picture.name} is {sizes[1]}; export the pair again"
-            faults.append(Fault("size differs", what))
+                continue
+            masks.append(mask_HW[None])
+            grey += grey_here
+            if image_CHW is not None and mask_HW.shape != image_CHW.shape[1:]:
+                sizes = [f"{width}x{height}" for height, width in (mask_HW.shape, image_CHW.shape[1:])]
+                what = f"{file}: {sizes[0]}, its picture {self.picture.name} is {sizes[1]}; export the pair again"
+                faults.append(Fault("size differs", what))
         if faults or image_CHW is None:
             return Examined(None, tuple(faults), grey=grey)
-        if mask_HW is not None and not mask_HW.any():
-            faults.append(empty_mask(self.mask))
-        masks = None if mask_HW is None else mask_HW[None]
-        return Examined(Case(self.case_id, self.patient, image_CHW, masks, (1.0, 1.0)), tuple(faults), grey=grey)
+        faults += [empty_mask(file) for file, own in zip(files, masks, strict=True) if not own.any()]
+        first, *further = masks or [None]
+        case = Case(self.case_id, self.patient, image_CHW, first, (1.0, 1.0), further_masks=tuple(further))
+        return Examined(case, tuple(faults), grey=grey)
 
     def load(self) -> Case:
         """Read the case; DataError names the file and the first fault."""
@@ -97,6 +106,7 @@ def read_image_folder(
     mask_suffix: str = "",
     patient: str | None = None,
     channels: int = 3,
+    further: Sequence[str] = (),
 ) -> Sequence[PictureCase]:
     """List the pairs of picture and mask of a folder.
 
@@ -106,10 +116,11 @@ def read_image_folder(
             pictures are those that have a mask.
         patient: regular expression with one group, the patient's name in a stem; every case is a patient by default.
         channels: 3 for RGB, 1 for luminance.
+        further: subfolders with the masks of further annotators, named as `masks` are.
     Raises:
         DataError: no such folder, no pairs, a file without its partner, or a name that stands twice.
     """
-    return list_image_folder(folder, images, masks, mask_suffix, patient, channels).checked()
+    return list_image_folder(folder, images, masks, mask_suffix, patient, channels, further).checked()
 
 
 def list_image_folder(
@@ -119,13 +130,29 @@ def list_image_folder(
     mask_suffix: str = "",
     patient: str | None = None,
     channels: int = 3,
+    further: Sequence[str] = (),
 ) -> Listing:
     """As `read_image_folder`, with everything that is wrong beside the pairs that are right."""
     root, patient_of = Path(folder), patient_names(patient)
     pairs, faults = paired_files(root, images, masks, mask_suffix, PICTURES)
-    return Listing(
-        tuple(PictureCase(name, patient_of(name), *files, channels) for name, *files in pairs), tuple(faults)
-    )
+    others: dict[str, list[Path]] = {name: [] for name, *_ in pairs}
+    for folder_name in further:
+        theirs, wrong = paired_files(root, images, folder_name, mask_suffix, PICTURES)
+        faults += [fault for fault in wrong if fault not in faults]
+        for name, _, mask in theirs:
+            others.setdefault(name, []).append(mask)
+    cases = [PictureCase(name, patient_of(name), *files, channels, tuple(others[name])) for name, *files in pairs]
+    return Listing(tuple(cases), tuple(faults))
+
+
+def further_annotators(folder: str | Path) -> tuple[str, ...]:
+    """The subfolders `masks_2`, `masks_3` … that are there; DataError where one between them is missing."""
+    names = [file.name for file in Path(folder).glob("masks_*") if file.is_dir() and file.name[6:].isdecimal()]
+    wanted = [f"masks_{number}" for number in range(2, len(names) + 2)]
+    for name in wanted:
+        if name not in names:
+            raise DataError(f"{folder}: {', '.join(sorted(names))} and no {name}; number further annotators from 2 on")
+    return tuple(wanted)
 
 
 def paired_files(

@@ -17,12 +17,16 @@ from popen.medical.transforms import Preprocessing
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture (C, *patch) and its masks, bool (K, *patch), or None where they are kept away."""
+    """A picture (C, *patch) and its masks, bool (K, *patch), or None where they are kept away.
+
+    `further` are the masks of further annotators, alike.
+    """
 
     name: str
     picture: torch.Tensor
     masks: torch.Tensor | None
     spacing: tuple[float, ...]
+    further: tuple[torch.Tensor, ...] = ()
 
     def example(self, pair: MaskPair | None = None, distance: bool = False, geodesic: bool = False) -> Example:
         """What a trainer sees, with the maps that its loss asks for."""
@@ -53,11 +57,15 @@ def prepare(
         if labelled and case.masks_KHW is None:
             raise DataError(f"{case.case_id}: no masks; leave it out of the labelled cases")
         masks = preprocessing.apply_masks(case.masks_KHW, record) if labelled and case.masks_KHW is not None else None
+        further = [preprocessing.apply_masks(own, record) for own in case.further_masks if labelled]
         spacing = tuple(step * n / m for step, n, m in zip(case.spacing, record.own, record.resampled, strict=True))
         found += [
-            Prepared(f"{case.case_id}{place}", picture[window], None if masks is None else masks[window], spacing)
+            Prepared(
+                f"{case.case_id}{place}", picture[window], None if masks is None else masks[window], spacing,
+                tuple(own[window] for own in further),
+            )
             for place, window in windows(picture.shape[1:], patch_size, case.case_id)
-        ]
+        ]  # fmt: skip
     return found
 
 

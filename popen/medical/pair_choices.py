@@ -10,7 +10,13 @@ from popen.data.safe_io import DataError
 from popen.medical.dropout import dropout_hypotheses
 from popen.medical.inference import mean_of_views
 from popen.medical.mining import Candidates, Judge, Sampler, Strategy
-from popen.medical.samplers import flip_hypotheses, threshold_hypotheses
+from popen.medical.samplers import (
+    checkpoint_hypotheses,
+    checkpoints_like,
+    flip_hypotheses,
+    threshold_hypotheses,
+)
+from popen.medical.segmenter import Segmenter
 from popen.medical.views import flip_views
 from popen.preference.mask_judging import agreement, certainty, dice_with_truth
 from popen.preference.mask_mining import (
@@ -29,7 +35,7 @@ from popen.preference.sampling import item_seed
 class PairArguments:
     """Where preference pairs come from: hypotheses, a judge, and which two it is asked about."""
 
-    sampler: Literal["dropout", "flips", "dropout_and_flips", "thresholds"] = field(
+    sampler: Literal["dropout", "flips", "dropout_and_flips", "thresholds", "checkpoints"] = field(
         default="dropout", metadata={"help": "Where the K hypotheses of a picture come from."}
     )
     dropout_rates: list[float] = field(
@@ -40,6 +46,9 @@ class PairArguments:
     )
     consensus: bool = field(
         default=False, metadata={"help": "What the hypotheses agree on, their mean probability, is one more of them."}
+    )
+    checkpoints: list[str] = field(
+        default_factory=list, metadata={"help": "Folders of saved segmenters, one hypothesis each."}
     )
     judge: Literal["truth", "agreement", "certainty"] = field(
         default="agreement", metadata={"help": "truth is Dice with the labels (MAPO), the others need none."}
@@ -62,8 +71,12 @@ def sampler_of(args: PairArguments, spatial_dims: int, dropout: float, seed: int
     if "dropout" in args.sampler and not dropout:
         raise DataError("sampler: dropout, and the network has none; set dropout above 0 or take sampler: flips")
     views = flip_views(spatial_dims)
+    networks: list[Segmenter] = []
 
     def sample(segmenter, pictures: torch.Tensor, names) -> torch.Tensor:
+        if args.sampler == "checkpoints":
+            networks[:] = networks or checkpoints_like(segmenter, args.checkpoints)
+            return checkpoint_hypotheses(networks, pictures)
         if args.sampler == "thresholds":
             return threshold_hypotheses(segmenter, pictures, args.threshold_offsets, segmenter.settings.activation)
         found = []

@@ -50,8 +50,13 @@ def paired_examples(
 ) -> tuple[list[Example], dict]:
     """Examples with a pair and without labels, and what was mined; pictures without a pair are left out."""
     found = mined(segmenter, cases, args, seed)
+    return examples_of(found, reference, cases), found.summary()
+
+
+def examples_of(found: MaskMining, reference: Segmenter, cases: Sequence[Prepared]) -> list[Example]:
+    """An example per pair, with what the reference says where its masks differ, and without labels."""
     kept = [cases[row] for row in found.rows]
-    views = flip_views(segmenter.settings.spatial_dims)
+    views = flip_views(reference.settings.spatial_dims)
     pictures = [case.picture for case in kept]
-    pairs = with_reference(reference, segmenter.settings.activation, pictures, found.pairs, views)
-    return [Example(case.picture, None, pair) for case, pair in zip(kept, pairs, strict=True)], found.summary()
+    pairs = with_reference(reference, reference.settings.activation, pictures, found.pairs, views)
+    return [Example(case.picture, None, pair) for case, pair in zip(kept, pairs, strict=True)]

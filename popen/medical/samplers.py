@@ -4,10 +4,13 @@ Dropout's are `popen.medical.dropout.dropout_hypotheses`. Masks come from logits
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from popen.data.safe_io import DataError
+from popen.medical.segmenter import Segmenter
 from popen.medical.views import View, flipped
 
 
@@ -38,6 +41,25 @@ def threshold_hypotheses(
 def checkpoint_hypotheses(networks: Sequence[nn.Module], pictures: torch.Tensor) -> torch.Tensor:
     """One hypothesis per network: checkpoints of one training, or several trainings."""
     return torch.stack([network(pictures) for network in networks], dim=1)
+
+
+def checkpoints_like(segmenter: Segmenter, folders: Sequence[str | Path]) -> list[Segmenter]:
+    """Saved segmenters in eval mode, on the device of one that they stand in for.
+
+    Raises:
+        DataError: fewer than 2 folders, or one whose segmenter sees or tells other things; says which.
+    """
+    if len(folders) < 2:
+        raise DataError(f"checkpoints: {len(folders)} folders, and hypotheses are at least 2; name more")
+    found = []
+    for folder in folders:
+        own = Segmenter.from_pretrained(folder)
+        for name in ("spatial_dims", "in_channels", "regions", "activation", "patch_size"):
+            here, wanted = getattr(own.settings, name), getattr(segmenter.settings, name)
+            if here != wanted:
+                raise DataError(f"{folder}: {name} {here}, the model has {wanted}; take checkpoints of the same task")
+        found.append(own.to(next(segmenter.parameters()).device))
+    return found
 
 
 def probabilities_of(logits: torch.Tensor, activation: str) -> torch.Tensor:

@@ -7,8 +7,9 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
+from popen.medical.calibration import calibrate_threshold
 from popen.medical.examples import Collator, Streams
 from popen.medical.segmenter import Segmenter
 from popen.medical.supervised import Labelled, cross_entropy_dice
@@ -50,6 +51,9 @@ class MedicalTrainer(PartLossTrainer):
         supervised: the loss on true masks. winner: the loss on chosen masks of unlabelled pictures, where
             `winner_weight` > 0; by default cross-entropy and Dice.
         preference: an objective of `popen.objectives.region_pairs`; by default RN-DPO's with β = 1.
+        eval_dataset: prepared dev cases, scored with `eval_strategy: steps` every `eval_steps` and after the last.
+    Raises:
+        ValueError: load_best_model_at_end; the last weights are kept, and the peak is only logged.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class MedicalTrainer(PartLossTrainer):
         processor=None,
         **kwargs,
     ):
+        if args.load_best_model_at_end:
+            raise ValueError("load_best_model_at_end: the last weights are kept, whatever dev says; leave it out")
         super().__init__(
             model, args, train_dataset=train_dataset, data_collator=Collator(train_dataset.views),
             processor=processor, **kwargs,
@@ -71,8 +77,20 @@ class MedicalTrainer(PartLossTrainer):
         self.views, self.supervised = train_dataset.views, supervised
         self.winner = winner or partial(cross_entropy_dice, activation=model.settings.activation)
         self.preference = preference or partial(region_dpo, margin=region_mean, loss=partial(sigmoid_loss, beta=1.0))
-        if args.average:
-            self.add_callback(WeightAverage(args.average))
+        self.average = WeightAverage(args.average) if args.average else None
+        if self.average is not None:
+            self.add_callback(self.average)
+        self.add_callback(LastStepEvaluated())
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """Log dev Dice, at its own best threshold, of the weights that would be kept if training ended now."""
+        cases = self.eval_dataset if eval_dataset is None else eval_dataset
+        kept = None if self.average is None else self.average.kept
+        threshold, dice = calibrate_threshold(self.model if kept is None else kept, cases)
+        metrics = {f"{metric_key_prefix}_dice": dice, f"{metric_key_prefix}_threshold": threshold}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         args: MedicalArguments = self.args
@@ -127,6 +145,14 @@ class MedicalTrainer(PartLossTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         self.model.save_pretrained(output_dir or self.args.output_dir)
+
+
+class LastStepEvaluated(TrainerCallback):
+    """Evaluates after the last step too, whatever `eval_steps` is, so that the model that is kept has its number."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.eval_strategy != "no" and state.global_step >= state.max_steps:
+            control.should_evaluate = True
 
 
 def hold_still(model: nn.Module, args: MedicalArguments) -> None:

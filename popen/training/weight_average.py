@@ -25,6 +25,11 @@ class WeightAverage(TrainerCallback):
         self.decay = decay
         self.average: AveragedModel | None = None
 
+    @property
+    def kept(self) -> nn.Module | None:
+        """What would be kept if training ended now; None outside of training."""
+        return None if self.average is None else self.average.module
+
     def on_train_begin(self, args, state, control, model: nn.Module, **kwargs):
         self.average = AveragedModel(model, avg_fn=self._averaged)
 

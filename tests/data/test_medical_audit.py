@@ -47,6 +47,23 @@ def test_jpeg_masks_are_said_to_be_thresholded(tmp_path):
     assert audit.counts["set"].lines("set")[-1] == "  masks with grey  2, as JPEG makes it: above 127 is foreground"
 
 
+def test_the_masks_of_further_annotators_are_checked(tmp_path):
+    root = pictures(tmp_path / "set", "abc")
+    for name in "abc":
+        write_mask(root / "masks_2" / f"{name}.png")
+    write_mask(root / "masks_2" / "a.png", level=200)
+    audit = audit_medical(root)
+    assert audit.lines == ()
+    assert audit.counts["set"].lines("set")[-2] == (
+        "  further masks    3, Dice with the first 5% 100.000%, 50% 100.000%, 95% 100.000%"
+    )
+    (root / "masks_2" / "a.png").unlink()
+    write_mask(root / "masks_2" / "b.png", size=(10, 12))
+    write_mask(root / "masks_2" / "c.png", empty=True)
+    audit = audit_medical(root)
+    assert audit.errors == {"no partner": 1, "size differs": 1} and audit.warnings == {"empty mask": 1}
+
+
 def test_every_fault_of_a_folder_is_a_line(tmp_path):
     root = pictures(tmp_path / "set", "abcdef")
     (root / "masks" / "a.png").unlink()

@@ -36,6 +36,16 @@ def test_parts_that_do_not_fit(changed, message):
         case(**changed)
 
 
+def test_further_annotators_draw_on_the_grid_of_the_first():
+    image, first = np.zeros((3, 4, 5), np.float32), np.zeros((1, 4, 5), bool)
+    assert Case("c", "p", image, first, (1.0, 1.0), further_masks=(first, first)).further_masks[1] is first
+    for masks, further in ((first, np.zeros((2, 4, 5), bool)), (first, first.astype(np.uint8)), (None, first)):
+        with pytest.raises(
+            DataError, match=r"c: a further annotator's masks are .*; give bool of the first one's shape"
+        ):
+            Case("c", "p", image, masks, (1.0, 1.0), further_masks=(further,))
+
+
 def test_patients_by_name():
     assert patient_names(None)("Image_01L") == "Image_01L"
     of = patient_names(r"Image_(\d+)[LR]")

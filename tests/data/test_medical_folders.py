@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from popen.data.medical_folders import list_image_folder, picture_array, read_image_folder, read_mask
+from popen.data.medical_folders import (
+    further_annotators,
+    list_image_folder,
+    picture_array,
+    read_image_folder,
+    read_mask,
+)
 from popen.data.safe_io import DataError
 from tests.data.medical_files import write_mask, write_picture
 
@@ -128,3 +134,32 @@ def test_folders_that_hold_nothing(tmp_path, folder):
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"none: no pictures \(\.png, \.jpg"):
         read_image_folder(folder, images="none", masks=None)
+
+
+@pytest.fixture
+def drawn_twice(folder):
+    for name in "ab":
+        write_mask(folder / "masks_2" / f"{name}.png", empty=name == "b")
+    return folder
+
+
+def test_what_further_annotators_drew_comes_along_when_asked_for(drawn_twice):
+    assert further_annotators(drawn_twice) == ("masks_2",)
+    first, second = read_image_folder(drawn_twice, further=further_annotators(drawn_twice))
+    assert (first.load().further_masks[0] == first.load().masks_KHW).all()
+    assert not second.load().further_masks[0].any() and second.load().masks_KHW.any()
+    assert [fault.sort for fault in second.examine().faults] == ["empty mask"]
+    assert read_image_folder(drawn_twice)[0].load().further_masks == ()
+
+
+def test_further_annotators_are_numbered_and_whole(drawn_twice):
+    (drawn_twice / "masks_2" / "a.png").rename(drawn_twice / "masks_2" / "c.png")
+    with pytest.raises(DataError, match=r"images/a\.png: no a in masks_2; add it or remove the file"):
+        read_image_folder(drawn_twice, further=("masks_2",))
+    write_mask(drawn_twice / "masks_2" / "a.png", size=(10, 12))
+    (drawn_twice / "masks_2" / "c.png").unlink()
+    with pytest.raises(DataError, match=r"masks_2/a\.png: 10x12, its picture a\.png is 12x10; export the pair again"):
+        read_image_folder(drawn_twice, further=("masks_2",))[0].load()
+    (drawn_twice / "masks_2").rename(drawn_twice / "masks_3")
+    with pytest.raises(DataError, match="masks_3 and no masks_2; number further annotators from 2 on"):
+        further_annotators(drawn_twice)

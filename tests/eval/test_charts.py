@@ -4,13 +4,16 @@ import xml.etree.ElementTree as ElementTree
 
 from eval.charts import BAR, BOTTOM, COLOURS, HEIGHT, LEFT, MARGIN, NAMES, TOP, WIDTH, interval_chart, line_chart
 
+SVG = "{http://www.w3.org/2000/svg}"
+
 
 def drawn(svg):
     root = ElementTree.fromstring(svg)
     lines = [
-        [tuple(map(float, point.split(","))) for point in line.get("points").split()] for line in root.iter("polyline")
+        [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+        for line in root.iter(f"{SVG}polyline")
     ]
-    return lines, [text.text for text in root.iter("text")]
+    return lines, [text.text for text in root.iter(f"{SVG}text")]
 
 
 def test_the_corners_of_the_data_are_the_corners_of_the_frame():
@@ -45,9 +48,6 @@ def test_more_lines_than_colours():
     names = {f"line {i}": [(0, i), (1, i + 1)] for i in range(6)}
     lines, _ = drawn(line_chart("many", names))
     assert len(lines) == 6
-
-
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_intervals_lie_where_their_numbers_say():

@@ -75,3 +75,16 @@ def test_a_volume_is_seen_from_the_feet_at_its_fullest_slice():
 def test_sizes_must_agree():
     with pytest.raises(ValueError, match=r"picture \(1, 4, 4\), truth \(1, 4, 4\) and predicted \(1, 4, 5\) differ"):
         case_picture(np.zeros((1, 4, 4)), np.zeros((1, 4, 4), bool), np.zeros((1, 4, 5), bool), (1.0, 1.0))
+
+
+def test_the_variance_stands_on_the_right_and_is_white_where_half_agree():
+    image, masks = np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 8), bool)
+    variance = np.zeros((8, 8))
+    variance[:4], variance[4:, :4] = 0.25, 0.125
+    drawn = np.asarray(case_picture(image, masks, masks, (1.0, 1.0), variance))
+    assert drawn.shape == (SIDE, 3 * SIDE, 3)
+    quarter = SIDE // 4
+    seen = [drawn[y, 2 * SIDE + x, 0] for y in (quarter, 3 * quarter) for x in (quarter, 3 * quarter)]
+    assert seen == [255, 255, 128, 0]
+    with pytest.raises(ValueError, match=r"variance \(4, 8\), and the picture is \(8, 8\)"):
+        case_picture(image, masks, masks, (1.0, 1.0), variance[:4])

@@ -1,5 +1,7 @@
 """Windows that cover a picture, prepared cases, and the calibrated threshold."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,8 @@ from popen.medical.calibration import calibrate_threshold
 from popen.medical.cohort import Prepared, prepare, windows
 from popen.medical.segmenter import Segmenter, SegmenterConfig
 from popen.medical.transforms import Preprocessing
+
+MEAN, STD = np.arange(30).mean(), np.arange(30).std()  # of the picture below, which is normalised
 
 
 class Reference:
@@ -54,6 +58,13 @@ def test_cases_are_cut_and_unlabelled_ones_keep_no_mask():
     assert prepare([Reference(case())], preprocessing, (4, 4), labelled=False)[0].masks is None
     with pytest.raises(DataError, match="scan: no masks; leave it out"):
         prepare([Reference(case(masks=False))], preprocessing, (4, 4), labelled=True)
+
+
+def test_what_further_annotators_drew_is_cut_alike():
+    own = replace(case(), further_masks=(case().image_CHW > 20,))
+    found = prepare([Reference(own)], Preprocessing((4, 4)), (4, 4), labelled=True)
+    assert all(torch.equal(window.further[0], window.picture > (20 - MEAN) / STD) for window in found)
+    assert prepare([Reference(own)], Preprocessing((4, 4)), (4, 4), labelled=False)[0].further == ()
 
 
 def test_examples_have_the_maps_that_are_asked_for():

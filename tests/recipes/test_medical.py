@@ -28,7 +28,7 @@ def ball(rng, shape):
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
-    for part in ("images", "masks"):
+    for part in ("images", "masks", "masks_2"):
         (folder / part).mkdir()
     for number in range(10):
         grey, mask = ball(rng, (32, 32))
@@ -36,43 +36,60 @@ def pictures(tmp_path_factory):
             folder / "images" / f"p{number}.png"
         )
         Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / f"p{number}.png")
+        Image.fromarray(np.roll(mask, 2).astype(np.uint8) * 255).save(folder / "masks_2" / f"p{number}.png")
     return folder
 
 
-@pytest.fixture(scope="module")
-def volumes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("volumes")
+def raw_folder(folder, channels, labels):
+    """Four volumes of a ball; the halves of it have ids of their own where the labels name three."""
     rng = np.random.default_rng(0)
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir()
     for number in range(4):
         grey, mask = ball(rng, (14, 16, 12))
-        for part, values in (("imagesTr", grey.astype(np.float32)), ("labelsTr", mask.astype(np.uint8))):
-            suffix = "_0000" if part == "imagesTr" else ""
-            nibabel.Nifti1Image(values, np.eye(4)).to_filename(folder / part / f"v{number}{suffix}.nii.gz")
+        ids = mask.astype(np.uint8)
+        if len(labels) > 2:
+            ids[:, 8:] *= 2
+            ids[:, 8:, 6:] = 3 * mask[:, 8:, 6:]
+        nibabel.Nifti1Image(ids, np.eye(4)).to_filename(folder / "labelsTr" / f"v{number}.nii.gz")
+        for channel in range(len(channels)):
+            own = (grey + rng.normal(0, 5, grey.shape)).astype(np.float32)
+            nibabel.Nifti1Image(own, np.eye(4)).to_filename(folder / "imagesTr" / f"v{number}_{channel:04d}.nii.gz")
     description = {
-        "channel_names": {"0": "MR"}, "labels": {"background": 0, "ball": 1}, "numTraining": 4,
+        "channel_names": {str(k): name for k, name in enumerate(channels)}, "labels": labels, "numTraining": 4,
         "file_ending": ".nii.gz",
     }  # fmt: skip
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder
 
 
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    """Two data sets by the end of the YAML's name: one modality and class; four modalities and nested regions."""
+    brats = {"background": 0, "whole tumour": [1, 2, 3], "tumour core": [2, 3], "enhancing tumour": [3]}
+    return {
+        "3d": raw_folder(tmp_path_factory.mktemp("volumes"), ["MR"], {"background": 0, "ball": 1}),
+        "brats": raw_folder(tmp_path_factory.mktemp("brats"), ["T1", "T1ce", "T2", "Flair"], brats),
+    }
+
+
 def small(file, pictures, volumes, out):
     """The YAML as it is, at sizes that take seconds."""
-    flat = file.stem.endswith("2d")
+    flat, last = file.stem.endswith("2d"), "brats" if "brats" in file.stem else "3d"
     size = ["32", "32"] if flat else ["64", "32", "32"] if "swin" in file.stem else ["16", "16", "16"]
-    steps = {"mapo": "4", "rn_dpo": "2", "pareto": "1"}[file.stem.rpartition("_")[0]]
+    steps = {"mapo": "4", "pareto": "1"}.get(file.stem.partition("_")[0], "2")
     if "swin" in file.stem:  # one step of a narrow one; the YAML's takes minutes
         narrow = out.parent / file.name
         narrow.write_text(file.read_text() + "network_options: {feature_size: 12, depths: [1, 1, 1, 1]}\n")
         file, steps = narrow, "1"
     return [
-        "--config", str(file), "--data", str(pictures if flat else volumes), "--output_dir", str(out),
+        "--config", str(file), "--data", str(pictures if flat else volumes[last]), "--output_dir", str(out),
         "--patch_size", *size, "--base_steps", "60" if flat else "4", "--base_learning_rate", "1e-2",
         "--max_steps", steps, "--per_device_train_batch_size", "2",
         "--use_cpu", "true", "--disable_tqdm", "true", "--dev_share", "0.34", "--least_gap", "0.0001",
         *(["--labelled", "2"] if "rn_dpo" in file.stem else []),
+        *(["--patient", "(.+)"] if "annotators" in file.stem else []),
+        *(["--spacing", "1", "1", "1"] if last == "brats" else []),
         *(["--rounds", "1", "--dropout_rates", "0.3", "0.5", "--sampler", "dropout"] if "swin" in file.stem else []),
     ]  # fmt: skip
 
@@ -106,7 +123,32 @@ def test_a_yaml_trains_a_model_that_segments(file, medical, pictures, volumes, t
     assert "dev Dice" in said and ("the judge on labelled" in said) == ("rn_dpo" in file.stem)
     segmenter, preprocessing = load_segmenter(tmp_path / "model")
     assert segmenter.settings.network in file.read_text() and preprocessing.size == segmenter.settings.patch_size
-    assert not list((tmp_path / "model").glob("*.bin"))
+    assert not list((tmp_path / "model").rglob("*.bin"))
+    stages = sorted(path.parent.name for path in (tmp_path / "model").glob("*/trainer_state.json"))
+    assert stages[0] == "base" and (tmp_path / "model" / "pairs.json").is_file()
+    if "brats" in file.stem:
+        assert segmenter.settings.in_channels == 4
+        assert segmenter.settings.regions == ("whole tumour", "tumour core", "enhancing tumour")
+    if "annotators" in file.stem:
+        assert stages == ["base", "round_1"] and "{'kept': " in said
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pairs_between_saved_models_and_dev_on_the_way(medical, pictures, volumes, tmp_path, monkeypatch, capfd):
+    """A first run leaves its stages, and a second one prefers between their masks."""
+    argv = small(ROOT / "recipes" / "medical" / "rn_dpo_unet2d.yaml", pictures, volumes, tmp_path / "first")
+    loose = ["--least_correct", "0", "--most_bias", "100", "--eval_strategy", "steps", "--eval_steps", "40"]
+    assert not started(medical, monkeypatch, *argv, *loose)
+    last = capfd.readouterr().out.strip().splitlines()[-1]
+    stages = [tmp_path / "first" / name for name in ("base", "round_1")]
+    logs = [json.loads((stage / "trainer_state.json").read_text())["log_history"] for stage in stages]
+    dev = [[(line["step"], line["eval_dice"]) for line in log if "eval_dice" in line] for log in logs]
+    assert [step for step, _ in dev[0]] == [40, 60] and [step for step, _ in dev[1]] == [2]
+    assert f"dev Dice {dev[1][-1][1]:.4f}" in last
+    argv[argv.index("--output_dir") + 1] = str(tmp_path / "second")
+    checkpoints = ["--sampler", "checkpoints", "--checkpoints", *map(str, stages), "--least_gap", "0"]
+    assert not started(medical, monkeypatch, *argv, *loose, *checkpoints)
+    assert json.loads((tmp_path / "second" / "pairs.json").read_text())["checkpoints"] == [str(s) for s in stages]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -8,6 +8,8 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import set_seed
 
+from popen.medical.calibration import calibrate_threshold
+from popen.medical.cohort import Prepared
 from popen.medical.examples import Example, Streams
 from popen.medical.mask_pairs import with_reference
 from popen.medical.segmenter import Segmenter, SegmenterConfig
@@ -53,7 +55,7 @@ def paired(model, data):
     )
 
 
-def trainer(model, labelled, pool, folder, objective=None, **settings):
+def trainer(model, labelled, pool, folder, objective=None, dev=None, **settings):
     defaults = {
         "output_dir": str(folder), "max_steps": 12, "per_device_train_batch_size": 3, "learning_rate": 3e-3,
         "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True,
@@ -61,7 +63,7 @@ def trainer(model, labelled, pool, folder, objective=None, **settings):
     }  # fmt: skip
     return MedicalTrainer(
         model, MedicalArguments(**(defaults | settings)), preference=objective,
-        train_dataset=Streams(labelled, pool, flip_views(model.settings.spatial_dims)),
+        train_dataset=Streams(labelled, pool, flip_views(model.settings.spatial_dims)), eval_dataset=dev,
         supervised=partial(cross_entropy_dice, activation=model.settings.activation),
     )  # fmt: skip
 
@@ -160,3 +162,28 @@ def test_batch_norm_and_dropout_are_held_still_on_request(tmp_path):
     held = [m for m in still.modules() if isinstance(m, kinds)]
     assert held and not any(m.training for m in held)
     assert all(m.training for m in still.modules() if not isinstance(m, kinds))
+
+
+@pytest.mark.parametrize("average", [0.0, 0.5])
+def test_dev_is_scored_on_the_way_and_at_the_last_step_and_changes_nothing(average, tmp_path):
+    """The last number is that of the weights that are kept; a run that is not watched ends in the same bytes."""
+    case = CASES["2-D sigmoid"]
+    data, ends = list(discs(*case[:2])), []
+    dev = [Prepared(str(i), *own, (1.0, 1.0)) for i, own in enumerate(discs(*case[:2], count=9))][6:]
+    watched = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 5, "average": average}
+    for settings in ({"max_steps": 5, "average": average}, watched):
+        model = segmenter(*case, dropout=0.2)
+        run = trainer(model, [Example(*own) for own in data], (), tmp_path, dev=dev, **settings)
+        run.train()
+        ends.append(torch.cat([t.flatten().double() for t in model.state_dict().values()]))
+    assert torch.equal(*ends)
+    lines = [entry for entry in run.state.log_history if "eval_dice" in entry]
+    assert [entry["step"] for entry in lines] == [2, 4, 5]
+    assert (lines[-1]["eval_threshold"], lines[-1]["eval_dice"]) == calibrate_threshold(model, dev)
+
+
+def test_the_peak_on_dev_is_not_kept(tmp_path):
+    case = CASES["2-D sigmoid"]
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "best"}
+    with pytest.raises(ValueError, match="load_best_model_at_end: the last weights are kept, whatever dev says"):
+        trainer(segmenter(*case), [Example(*own) for own in discs(*case[:2])], (), tmp_path, **best)
