@@ -21,8 +21,7 @@ from eval.medical_study_arms import ARMS
 from eval.medical_study_training import Budget, train_arm, train_base
 from eval.rows import write_rows
 from popen.data.medical_case import CaseReference
-from popen.data.medical_folders import read_image_folder
-from popen.data.nnunet_raw import read_dataset_json, read_msd, read_nnunet_raw
+from popen.data.medical_sources import read_labelled_cases
 from popen.data.patient_splits import first_patients, split_by_patient
 from popen.data.safe_io import DataError, write_json
 from popen.medical.calibration import calibrate_threshold
@@ -50,6 +49,9 @@ class MedicalStudyArguments:
     network: str = field(default="unet", metadata={"help": "As in popen.medical.networks."})
     network_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "Its keyword arguments."})
     activation: Literal["sigmoid", "softmax"] = field(default="sigmoid", metadata={"help": "Regions or classes."})
+    regions: list[str] = field(
+        default_factory=lambda: ["foreground"], metadata={"help": "Names of the masks; dataset.json has its own."}
+    )
     patch_size: list[int] = field(default_factory=lambda: [96, 96], metadata={"help": "Voxels per axis."})
     scale: Literal["z-score", "range", "8-bit"] = field(default="8-bit", metadata={"help": "Of intensities."})
     fit: Literal["pad", "resize"] = field(default="resize", metadata={"help": "Pad or resize to the patch size."})
@@ -71,9 +73,11 @@ class MedicalStudyArguments:
 
 def main(args: MedicalStudyArguments) -> None:
     use_all_cores()
-    references, regions = read(args.train, args.activation)
+    references, regions = read_labelled_cases(args.train, args.regions, args.activation, None, annotators=False)
     splits = split(references, args)
-    held = [references[i] for i in splits["test"]] + (list(read(args.test, args.activation)[0]) if args.test else [])
+    held = [references[i] for i in splits["test"]]
+    if args.test:
+        held += read_labelled_cases(args.test, args.regions, args.activation, None, annotators=False)[0]
     channels = references[0].load().image_CHW.shape[0]
     config = SegmenterConfig(
         args.network, len(args.patch_size), channels, regions, args.activation, tuple(args.patch_size), args.dropout,
@@ -107,14 +111,14 @@ def run_subset(args: MedicalStudyArguments, config: SegmenterConfig, subset: int
         base = Segmenter.from_pretrained(base_folder).eval()
     else:
         budget = Budget(args.base_steps, args.batch_size, args.base_learning_rate, subset, args.average)
-        base = train_base(config, trained[0], budget)
+        base = train_base(config, trained[0], scored[0], budget)
         base.save_pretrained(base_folder)
     protocol = ScoringProtocol(args.tolerance, args.band)
     record(folder / "base", base, scored, protocol, [])
     budget = Budget(args.steps, args.batch_size, args.learning_rate, subset, args.average)
     for name in tqdm(args.arms, desc=f"subset {subset}", unit="arm"):
         if not (folder / name / "report.json").is_file():
-            model, reports = train_arm(ARMS[name], base, *trained, budget)
+            model, reports = train_arm(ARMS[name], base, *trained, scored[0], budget)
             record(folder / name, model, scored, protocol, reports)
 
 
@@ -156,14 +160,6 @@ def score(
             rows += score_masks(*arrays, case.spacing, names, case.name, case.name, protocol)
     model.settings = own
     return rows
-
-
-def read(data: str, activation: str) -> tuple[Sequence[CaseReference], tuple[str, ...]]:
-    if not (Path(data) / "dataset.json").is_file():
-        return read_image_folder(data), ("foreground",)
-    description = read_dataset_json(data, activation)
-    reader = read_msd if description.is_decathlon else read_nnunet_raw
-    return reader(data, "Tr", activation), description.regions.names
 
 
 def prepared(references: Sequence[CaseReference], args: MedicalStudyArguments) -> list[Prepared]:

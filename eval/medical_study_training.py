@@ -38,16 +38,26 @@ class Budget:
     average: float
 
 
-def train_base(config: SegmenterConfig, labelled: Sequence[Prepared], budget: Budget) -> Segmenter:
+LOOKS = 5  # at dev on the way, for curves; nothing is chosen by them
+
+
+def train_base(
+    config: SegmenterConfig, labelled: Sequence[Prepared], dev: Sequence[Prepared], budget: Budget
+) -> Segmenter:
     """Supervised training on the labelled few, from scratch."""
     set_seed(budget.seed)
     model = Segmenter(config)
-    fit(model, Arm(), [case.example() for case in labelled], [], budget)
+    fit(model, Arm(), [case.example() for case in labelled], [], dev, budget)
     return model.eval()
 
 
 def train_arm(
-    arm: Arm, base: Segmenter, labelled: Sequence[Prepared], pool: Sequence[Prepared], budget: Budget
+    arm: Arm,
+    base: Segmenter,
+    labelled: Sequence[Prepared],
+    pool: Sequence[Prepared],
+    dev: Sequence[Prepared],
+    budget: Budget,
 ) -> tuple[Segmenter, list[dict]]:
     """The arm's model, and what was mined and logged in each of its rounds."""
     set_seed(budget.seed)
@@ -57,13 +67,20 @@ def train_arm(
         before = deepcopy(model).eval()
         truths, extra, report = examples_for(arm, before, base if arm.keep_reference else before, labelled, pool, seed)
         steps = budget.steps * (number + 1) // arm.rounds - budget.steps * number // arm.rounds
-        trainer = fit(model, arm, truths, extra, replace(budget, steps=steps, seed=seed))
+        trainer = fit(model, arm, truths, extra, dev, replace(budget, steps=steps, seed=seed))
         *log, last = trainer.state.log_history
         reports.append(report | {"seconds": last["train_runtime"], "log": log})
     return model.eval(), reports
 
 
-def fit(model: Segmenter, arm: Arm, labelled: list[Example], pool: list[Example], budget: Budget) -> MedicalTrainer:
+def fit(
+    model: Segmenter,
+    arm: Arm,
+    labelled: list[Example],
+    pool: list[Example],
+    dev: Sequence[Prepared],
+    budget: Budget,
+) -> MedicalTrainer:
     views = flip_views(model.settings.spatial_dims)
     settings = MedicalArguments(
         output_dir="runs/medical_study", max_steps=budget.steps, learning_rate=budget.learning_rate,
@@ -71,11 +88,12 @@ def fit(model: Segmenter, arm: Arm, labelled: list[Example], pool: list[Example]
         lr_scheduler_type="cosine", warmup_steps=min(20, budget.steps // 10), weight_decay=0.01, max_grad_norm=5.0,
         seed=budget.seed, save_strategy="no", report_to="none", logging_steps=40, average=budget.average,
         preference_weight=arm.preference_weight, winner_weight=arm.winner_weight, disable_tqdm=True,
+        eval_strategy="steps", eval_steps=max(1, budget.steps // LOOKS),
         dataloader_drop_last=True,  # every step is as large as every other
     )  # fmt: skip
     kind = MeanTeacherTrainer if arm.teacher else MedicalTrainer
     trainer = kind(
-        model, settings, train_dataset=Streams(labelled, pool, views),
+        model, settings, train_dataset=Streams(labelled, pool, views), eval_dataset=dev,
         supervised=partial(arm.supervised, activation=model.settings.activation), preference=arm.preference,
     )  # fmt: skip
     trainer.train()

@@ -43,7 +43,7 @@ def cases(count: int, start: int = 0) -> list[Prepared]:
 
 @pytest.fixture(scope="module")
 def base():
-    return train_base(CONFIG, cases(4), replace(BUDGET, steps=30))
+    return train_base(CONFIG, cases(4), cases(2, 80), replace(BUDGET, steps=30))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_every_arm_sees_as_many_pictures_a_step(base, arm):
 
     handle = base.register_forward_pre_hook(watch)  # copies of the base keep it
     try:
-        train_arm(ARMS[arm], base, cases(4), cases(5, 50), BUDGET)
+        train_arm(ARMS[arm], base, cases(4), cases(5, 50), cases(2, 80), BUDGET)
     finally:
         handle.remove()
     assert seen == [BUDGET.batch_size] * BUDGET.steps
@@ -126,8 +126,8 @@ def test_every_arm_sees_as_many_pictures_a_step(base, arm):
 
 def test_arms_start_from_the_same_base_and_leave_it_alone(base):
     before = {name: value.clone() for name, value in base.state_dict().items()}
-    first, _ = train_arm(ARMS["rn_dpo_winner"], base, cases(4), cases(5, 50), BUDGET)
-    second, _ = train_arm(ARMS["rn_dpo_winner"], base, cases(4), cases(5, 50), BUDGET)
+    first, _ = train_arm(ARMS["rn_dpo_winner"], base, cases(4), cases(5, 50), cases(2, 80), BUDGET)
+    second, _ = train_arm(ARMS["rn_dpo_winner"], base, cases(4), cases(5, 50), cases(2, 80), BUDGET)
     assert all(torch.equal(base.state_dict()[name], value) for name, value in before.items())
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), base.parameters(), strict=True))
@@ -160,7 +160,7 @@ def test_the_biased_judge_takes_the_larger_mask(base):
 
 def test_the_mean_teacher_follows_slowly_and_is_followed(base):
     pool = [Example(case.picture) for case in cases(5, 50)]
-    trainer = fit(deepcopy(base), Arm(teacher=True), [case.example() for case in cases(4)], pool, BUDGET)
+    trainer = fit(deepcopy(base), Arm(teacher=True), [case.example() for case in cases(4)], pool, cases(2, 80), BUDGET)
     moved = sum((a - b).abs().sum() for a, b in zip(trainer.teacher.parameters(), base.parameters(), strict=True))
     assert (
         0
