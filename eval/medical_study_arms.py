@@ -30,6 +30,7 @@ class Arm:
         pairs_from: pictures that pairs are mined on, by `choices` of `PairArguments`; `large` judges by size, a biased
             judge on purpose.
         preference, preference_weight, winner_weight: as in `MedicalTrainer`.
+        winners_per_pair: how often a winner is shown for each time that its pair is.
         rounds: parts of the steps that begin with new pairs or labels; `keep_reference` then keeps the base's logits.
         teacher: the pool is for a mean teacher.
         supervised: the loss on labels, without its `activation`.
@@ -43,6 +44,7 @@ class Arm:
     preference: RegionObjective | None = None
     preference_weight: float = 0.0
     winner_weight: float = 0.0
+    winners_per_pair: int = 3
     rounds: int = 1
     keep_reference: bool = False
     teacher: bool = False

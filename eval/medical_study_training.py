@@ -125,7 +125,8 @@ def examples_for(
     kept = [source[row] for row in found.rows]
     extra = []
     if arm.pool_labels == "winners":
-        extra += [Example(case.picture, pair[0]) for case, pair in zip(kept, found.pairs, strict=True)]
+        winners = [Example(case.picture, pair[0]) for case, pair in zip(kept, found.pairs, strict=True)]
+        extra += winners * (1 if arm.pairs_from == "none" else arm.winners_per_pair)
     if arm.pairs_from != "none":
         pictures, views = [case.picture for case in kept], flip_views(model.settings.spatial_dims)
         pairs = with_reference(reference, model.settings.activation, pictures, found.pairs, views)
