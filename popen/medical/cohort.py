@@ -23,6 +23,7 @@ class Prepared:
     picture: torch.Tensor
     masks: torch.Tensor | None
     spacing: tuple[float, ...]
+    patient: str
 
     def example(self, pair: MaskPair | None = None, distance: bool = False, geodesic: bool = False) -> Example:
         """What a trainer sees, with the maps that its loss asks for."""
@@ -55,7 +56,13 @@ def prepare(
         masks = preprocessing.apply_masks(case.masks_KHW, record) if labelled and case.masks_KHW is not None else None
         spacing = tuple(step * n / m for step, n, m in zip(case.spacing, record.own, record.resampled, strict=True))
         found += [
-            Prepared(f"{case.case_id}{place}", picture[window], None if masks is None else masks[window], spacing)
+            Prepared(
+                f"{case.case_id}{place}",
+                picture[window],
+                None if masks is None else masks[window],
+                spacing,
+                case.patient,
+            )
             for place, window in windows(picture.shape[1:], patch_size, case.case_id)
         ]
     return found

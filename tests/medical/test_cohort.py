@@ -77,7 +77,7 @@ class Shifted(torch.nn.Module):
 def test_the_threshold_undoes_a_bias():
     segmenter = Segmenter(SegmenterConfig("shifted", 2, 1, ("bright",), "sigmoid", (1, 4)), Shifted())
     picture = torch.tensor([[[0.6, 0.1, -0.1, -0.6]]])
-    cases = [Prepared("a", picture, picture > 0, (1.0, 1.0))]
+    cases = [Prepared("a", picture, picture > 0, (1.0, 1.0), "p")]
     assert calibrate_threshold(segmenter, cases) == (1.0, 1.0)
     assert segmenter.settings.threshold == 0  # the caller writes it down
     with pytest.raises(ValueError, match="no cases to calibrate on"):
