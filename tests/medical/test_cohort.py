@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popen.data.medical_case import Case
@@ -29,6 +29,7 @@ def case(shape=(6, 5), masks=True):
     return Case("scan", "p", image, (image > 10) if masks else None, (1.0,) * len(shape))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 20)), min_size=2, max_size=3))
 def test_windows_cover_every_voxel_and_stay_inside(sides):
     patch, size = tuple(p for p, _ in sides), tuple(p + more for p, more in sides)
