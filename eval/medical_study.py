@@ -157,7 +157,7 @@ def score(
         probabilities = logits.sigmoid() if own.activation == "sigmoid" else logits.softmax(1)
         for case, masks, shares in zip(batch, model.masks_from(logits), probabilities, strict=True):
             arrays = (masks[first:].numpy(), shares[first:].numpy(), case.masks[first:].numpy())
-            rows += score_masks(*arrays, case.spacing, names, case.name, case.name, protocol)
+            rows += score_masks(*arrays, case.spacing, names, case.name, case.patient, protocol)
     model.settings = own
     return rows
 

@@ -5,8 +5,9 @@
 
 DATA is a folder with images/ and masks/, or one with a dataset.json (MSD, nnU-Net raw). Patients are split into
 labelled, pool and dev. Pairs come from the labelled cases (MAPO, `pairs_from: labelled`) or from the pool, whose
-labels only `judge: truth` may see. Any other judge is tried on labelled cases first and refused where it would harm.
-`pairs_from: annotators` prefers masks/ to what others drew of the labelled cases, in masks_2/, masks_3/ …
+labels only `judge: truth` may see. Any other judge is tried on labelled cases first, and refused or weighed where it
+would harm; `judge: regressor` learns on half of them and is tried on the other half. `pairs_from: annotators` prefers
+masks/ to what others drew of the labelled cases, in masks_2/, masks_3/ …
 """
 
 from copy import deepcopy
@@ -25,19 +26,15 @@ from popen.medical.annotators import annotated_examples
 from popen.medical.calibration import calibrate_threshold
 from popen.medical.cohort import Prepared, prepare
 from popen.medical.examples import Streams
+from popen.medical.loss_choices import LossArguments, objective_of, supervised_of
 from popen.medical.pair_choices import PairArguments
-from popen.medical.pair_rounds import paired_examples, tried_judge
+from popen.medical.pair_rounds import paired_examples, taught_judge, tried_judge
 from popen.medical.segmenter import Segmenter, SegmenterConfig
-from popen.medical.supervised import cross_entropy_dice, fuzzy, geols, intuitionistic, pareto_guided, svls
 from popen.medical.transforms import Preprocessing
 from popen.medical.views import flip_views
-from popen.objectives.preference import conservative_loss, ipo_loss, robust_loss, sigmoid_loss
-from popen.objectives.region_pairs import class_mean, image_mean, region_dpo, region_mean, total
 from popen.recipe import run
 from popen.training.callbacks import finish, use_all_cores
 from popen.training.medical import MedicalArguments, MedicalTrainer
-
-MARGINS = {"region_mean": region_mean, "sum": total, "image_mean": image_mean, "class_mean": class_mean}
 
 
 @dataclass
@@ -63,24 +60,14 @@ class ScriptArguments:
     labelled: int | None = field(default=None, metadata={"help": "Patients with labels; all by default."})
     base_steps: int = field(default=600, metadata={"help": "Supervised steps before preferences."})
     base_learning_rate: float = field(default=1e-3, metadata={"help": "Of these steps."})
-    supervised: Literal["cross_entropy_dice", "svls", "geols", "fuzzy", "intuitionistic", "pareto"] = field(
-        default="cross_entropy_dice", metadata={"help": "The loss on labels."}
-    )
-    band: float = field(default=2.0, metadata={"help": "mm to either side of a boundary that count as uncertain."})
     pairs_from: Literal["labelled", "pool", "annotators"] = field(
         default="pool", metadata={"help": "Where pairs are mined, or people who drew the same pictures."}
     )
     rounds: int = field(default=1, metadata={"help": "Parts of max_steps that start with pairs mined anew."})
     refresh_reference: bool = field(default=True, metadata={"help": "The reference is the model of each round."})
-    margin: Literal["region_mean", "sum", "image_mean", "class_mean"] = field(
-        default="region_mean", metadata={"help": "How the margin is normalised; region_mean is RN-DPO."}
-    )
-    loss: Literal["sigmoid", "ipo", "cdpo", "rdpo"] = field(default="sigmoid", metadata={"help": "On the margin."})
-    beta: float = field(default=1.0, metadata={"help": "β of the margin."})
-    label_smoothing: float = field(default=0.1, metadata={"help": "ε of cdpo and rdpo."})
 
 
-def main(script: ScriptArguments, pairs: PairArguments, training: MedicalArguments) -> None:
+def main(script: ScriptArguments, pairs: PairArguments, losses: LossArguments, training: MedicalArguments) -> None:
     set_seed(training.seed)
     use_all_cores()
     drawn = script.pairs_from == "annotators"
@@ -97,22 +84,30 @@ def main(script: ScriptArguments, pairs: PairArguments, training: MedicalArgumen
     model = Segmenter(config)
     rate = {"learning_rate": script.base_learning_rate, "max_steps": script.base_steps}
     out = Path(training.output_dir)  # each stage leaves its model and its log in a folder of its own
-    truths = [truth(script, own) for own in labelled]
-    fit(model, script, replace(training, output_dir=str(out / "base"), **rate), preprocessing, dev, truths, [])
-    reference = deepcopy(model).eval()
-    for number in range(script.rounds if training.preference_weight or training.winner_weight else 0):
-        if pairs.judge != "truth" and not drawn:
-            print(f"the judge on labelled pictures: {tried_judge(model, labelled, pairs, training.seed)}")
+    truths = [own.example(**losses.maps) for own in labelled]
+    learn = partial(
+        fit, model, preprocessing=preprocessing, dev=dev, labelled=truths, preference=objective_of(losses),
+        supervised=supervised_of(losses, script.activation),
+    )  # fmt: skip
+    learn(replace(training, output_dir=str(out / "base"), **rate), pool=[])
+    rounds = script.rounds if training.preference_weight or training.winner_weight else 0
+    judged = rounds > 0 and not drawn
+    regressor, unseen = taught_judge(model, labelled, pairs, training.seed) if judged else (None, labelled)
+    reference, weights = deepcopy(model).eval(), None
+    for number in range(rounds):
+        if judged and pairs.judge != "truth":
+            tried = tried_judge(model, unseen, pairs, training.seed, regressor)
+            weights = tried.weights
+            print(f"the judge on labelled pictures ({len(unseen)} that it has not learned on): {tried}")
         source = pool if script.pairs_from == "pool" else labelled
-        before = deepcopy(model).eval() if script.refresh_reference else reference
+        before, seed = deepcopy(model).eval() if script.refresh_reference else reference, training.seed + number
         if drawn:
             examples, summary = annotated_examples(before, source, pairs.least_gap)
         else:
-            examples, summary = paired_examples(model, before, source, pairs, training.seed + number)
+            examples, summary = paired_examples(model, before, source, pairs, seed, regressor, weights)
         print(f"round {number + 1} of {script.rounds}: {summary}")
-        share = {"max_steps": training.max_steps // script.rounds, "seed": training.seed + number}
-        share["output_dir"] = str(out / f"round_{number + 1}")
-        fit(model, script, replace(training, **share), preprocessing, dev, truths, examples)
+        share = {"max_steps": training.max_steps // script.rounds, "seed": seed}
+        learn(replace(training, output_dir=str(out / f"round_{number + 1}"), **share), pool=examples)
     threshold, dice = calibrate_threshold(model, dev)
     model.settings = replace(model.settings, threshold=threshold)
     model.save_pretrained(out)
@@ -140,26 +135,12 @@ def cohorts(
     return prepare([references[i] for i in split["dev"]], preprocessing, size, labelled=True), labelled, pool
 
 
-def truth(script: ScriptArguments, own: Prepared):
-    return own.example(
-        distance=script.supervised in ("fuzzy", "intuitionistic", "pareto"), geodesic=script.supervised == "geols"
-    )
-
-
-def fit(model: Segmenter, script: ScriptArguments, args: MedicalArguments, preprocessing, dev, labelled, pool) -> None:
-    losses = {"sigmoid": sigmoid_loss, "ipo": ipo_loss, "cdpo": conservative_loss, "rdpo": robust_loss}
-    smoothing = {"label_smoothing": script.label_smoothing} if script.loss in ("cdpo", "rdpo") else {}
-    supervised = {
-        "cross_entropy_dice": cross_entropy_dice, "svls": svls, "geols": geols,
-        "fuzzy": partial(fuzzy, band=script.band), "intuitionistic": partial(intuitionistic, band=script.band),
-        "pareto": partial(pareto_guided, band=script.band),
-    }[script.supervised]  # fmt: skip
+def fit(
+    model: Segmenter, training: MedicalArguments, *, preprocessing: Preprocessing, dev, labelled, pool, **losses
+) -> None:
+    streams = Streams(labelled, pool, flip_views(model.settings.spatial_dims))
     trainer = MedicalTrainer(
-        model, args, train_dataset=Streams(labelled, pool, flip_views(model.settings.spatial_dims)), eval_dataset=dev,
-        processor=preprocessing, supervised=partial(supervised, activation=script.activation),
-        preference=partial(
-            region_dpo, margin=MARGINS[script.margin], loss=partial(losses[script.loss], beta=script.beta, **smoothing)
-        ),
+        model, training, train_dataset=streams, eval_dataset=dev, processor=preprocessing, **losses
     )  # fmt: skip
     trainer.train()
     finish(trainer)
@@ -167,4 +148,4 @@ def fit(model: Segmenter, script: ScriptArguments, args: MedicalArguments, prepr
 
 if __name__ == "__main__":
     torch.multiprocessing.set_sharing_strategy("file_system")
-    run(main, ScriptArguments, PairArguments, MedicalArguments)
+    run(main, ScriptArguments, PairArguments, LossArguments, MedicalArguments)

@@ -29,7 +29,8 @@ def annotated_examples(
         DataError: as `annotator_pairs`.
     """
     found = annotator_pairs(cases, least_gap)
-    return examples_of(found, reference, cases), found.summary()
+    pairs = list(zip(found.rows, found.pairs, strict=True))
+    return examples_of(pairs, reference, cases), found.summary()
 
 
 def annotator_pairs(cases: Sequence[Prepared], least_gap: float) -> MaskMining:

@@ -26,6 +26,7 @@ class Prepared:
     picture: torch.Tensor
     masks: torch.Tensor | None
     spacing: tuple[float, ...]
+    patient: str
     further: tuple[torch.Tensor, ...] = ()
 
     def example(self, pair: MaskPair | None = None, distance: bool = False, geodesic: bool = False) -> Example:
@@ -62,7 +63,7 @@ def prepare(
         found += [
             Prepared(
                 f"{case.case_id}{place}", picture[window], None if masks is None else masks[window], spacing,
-                tuple(own[window] for own in further),
+                case.patient, tuple(own[window] for own in further),
             )
             for place, window in windows(picture.shape[1:], patch_size, case.case_id)
         ]  # fmt: skip

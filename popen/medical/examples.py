@@ -98,6 +98,7 @@ class Collator:
                 "region_classes": pad_sequence([pair.classes for _, pair, _ in paired], batch_first=True),
                 "region_reference": pad_sequence([pair.reference[v] for _, pair, v in paired], batch_first=True),
                 "gap": torch.tensor([pair.gap for _, pair, _ in paired]),
+                "weight": torch.tensor([pair.weight for _, pair, _ in paired]),
                 "entries": paired[0][1].entries,
             }
         return batch

@@ -16,7 +16,7 @@ class MaskPair:
 
     `index`, `sign`, `classes` (R,) are those of `Regions`; `reference` (V, R) are the reference's logits under each
     view, on the unflipped grid; `entries` is that of `Regions`; `gap` is the judge's quality of the chosen mask minus
-    that of the rejected one.
+    that of the rejected one; `weight` in 0..1 is how much the pair counts.
     """
 
     chosen: torch.Tensor
@@ -27,6 +27,7 @@ class MaskPair:
     reference: torch.Tensor
     entries: int
     gap: float
+    weight: float = 1.0
 
 
 def region_of(chosen: torch.Tensor, rejected: torch.Tensor, activation: str) -> Regions:

@@ -36,7 +36,10 @@ Strategy = Callable[[list[float], Candidates], Mined]
 
 @dataclass
 class MaskMining:
-    """What was mined: per kept pair the picture's number, both masks and the gap; counts by reason; diversity."""
+    """What was mined: per kept pair the picture's number, both masks and the gap; counts by reason; diversity.
+
+    `flipped` is how many pairs were then turned the wrong way round on purpose; their gap is still what was judged.
+    """
 
     rows: list[int] = field(default_factory=list)
     pairs: list[tuple[torch.Tensor, torch.Tensor, float]] = field(default_factory=list)
@@ -44,6 +47,7 @@ class MaskMining:
     gaps: list[float] = field(default_factory=list)
     pairwise_ious: list[float] = field(default_factory=list)
     region_shares: list[float] = field(default_factory=list)
+    flipped: int = 0
 
     def summary(self) -> dict:
         """Counts and means for the report."""
@@ -51,6 +55,7 @@ class MaskMining:
         return {
             "pictures": sum(self.reasons.values()),
             "reasons": dict(self.reasons),
+            "flipped": self.flipped,
             "pairwise_iou": sum(self.pairwise_ious) / count,
             "region_share": sum(self.region_shares) / max(len(self.region_shares), 1),
         }

@@ -10,6 +10,7 @@ from popen.data.safe_io import DataError
 from popen.medical.dropout import dropout_hypotheses
 from popen.medical.inference import mean_of_views
 from popen.medical.mining import Candidates, Judge, Sampler, Strategy
+from popen.medical.quality_regressor import QualityRegressor
 from popen.medical.samplers import (
     checkpoint_hypotheses,
     checkpoints_like,
@@ -50,8 +51,17 @@ class PairArguments:
     checkpoints: list[str] = field(
         default_factory=list, metadata={"help": "Folders of saved segmenters, one hypothesis each."}
     )
-    judge: Literal["truth", "agreement", "certainty"] = field(
-        default="agreement", metadata={"help": "truth is Dice with the labels (MAPO), the others need none."}
+    judge: Literal["truth", "agreement", "certainty", "regressor"] = field(
+        default="agreement",
+        metadata={"help": "truth is Dice with the labels (MAPO), regressor learns on half of the labelled cases."},
+    )
+    regressor_steps: int = field(default=1000, metadata={"help": "Steps that judge: regressor learns for."})
+    flip_rate: float = field(
+        default=0.0, metadata={"help": "Share of the judge's orders that are exchanged, to see what it does, 0..1."}
+    )
+    unfit_judge: Literal["refuse", "weight"] = field(
+        default="refuse",
+        metadata={"help": "An unfit judge is an error, or its pairs weigh as much as labelled ones were right."},
     )
     strategy: Literal[
         "best_against_worst", "best_against_random", "best_against_bottom", "random_ordered", "any_beyond_margin",
@@ -64,6 +74,12 @@ class PairArguments:
     most_bias: float = field(
         default=0.1, metadata={"help": "A judge that prefers large or small masks by more is refused, in log area."}
     )
+
+    def __post_init__(self):
+        if not 0 <= self.flip_rate <= 1:
+            raise DataError(f"flip_rate = {self.flip_rate}: a share of the judge's orders lies in 0..1")
+        if self.regressor_steps < 1:
+            raise DataError(f"regressor_steps = {self.regressor_steps}: a judge needs at least one to learn")
 
 
 def sampler_of(args: PairArguments, spatial_dims: int, dropout: float, seed: int) -> Sampler:
@@ -94,8 +110,21 @@ def sampler_of(args: PairArguments, spatial_dims: int, dropout: float, seed: int
     return sample_with_consensus if args.consensus else sample
 
 
-def judge_of(args: PairArguments, truths: Mapping[str, torch.Tensor], activation: str) -> Judge:
-    """The judge; `truths` by name are looked at by `truth` alone."""
+def judge_of(
+    args: PairArguments,
+    truths: Mapping[str, torch.Tensor],
+    activation: str,
+    regressor: QualityRegressor | None = None,
+) -> Judge:
+    """The judge; `truths` by name are looked at by `truth` alone, and `regressor` is what `regressor` has learned.
+
+    Raises:
+        ValueError: `judge: regressor` without one.
+    """
+    if args.judge == "regressor":
+        if regressor is None:
+            raise ValueError("judge: regressor, and none was handed in; train_quality_regressor makes one")
+        return regressor.judge
 
     def by_truth(candidates: Candidates) -> torch.Tensor:
         return dice_with_truth(candidates.masks, truths[candidates.name])

@@ -6,6 +6,7 @@
 Each gives named parts whose sum is the loss. Masks are independent regions (sigmoid) or one-hot classes (softmax).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +50,34 @@ class Labelled:
     geodesic: torch.Tensor | None
     progress: float
 
+    def only(self, row: int) -> "Labelled":
+        """One of the N pictures."""
+        one = slice(row, row + 1)
+        distance, geodesic = (None if own is None else own[one] for own in (self.distance, self.geodesic))
+        levels = tuple(level[one] for level in self.levels)
+        return Labelled(levels, self.masks[one], distance, geodesic, self.progress)
+
+
+SupervisedLoss = Callable[[Labelled], Parts]  # named parts; their sum is the loss
+
+
+def weighted(loss: SupervisedLoss, labelled: Labelled, weights: torch.Tensor) -> Parts:
+    """Parts of a loss over N pictures that count differently: the mean of weight times the picture's own parts.
+
+    Args:
+        weights: (N,) >= 0; a picture of weight ½ pulls half as much, and none pulls more for it.
+    Raises:
+        ValueError: not one weight per picture.
+    """
+    if weights.shape != (len(labelled.masks),):
+        raise ValueError(f"weights {tuple(weights.shape)} for {len(labelled.masks)} pictures; give each its own")
+    if (weights == weights[0]).all():  # then one pass over all is the same
+        return {name: weights[0] * part for name, part in loss(labelled).items()}
+    found = [
+        {name: weight * part for name, part in loss(labelled.only(i)).items()} for i, weight in enumerate(weights)
+    ]
+    return {name: torch.stack([parts[name] for parts in found]).mean() for name in found[0]}
+
 
 def cross_entropy_dice(labelled: Labelled, activation: Activation) -> Parts:
     """Cross-entropy and Dice on hard masks, the usual baseline."""
@@ -85,23 +114,28 @@ def pareto_guided(
 
     L = 2 [α* L_I + (1 − α*) w(t) L_B] + Dice,   α* of MGDA on the gradients at the logits
 
-    Both are cross-entropies against fuzzy labels, means over their own pixels. Gradients at the logits bound those of
-    the weights (Sener and Koltun 2018) and cost no second backward pass through the network.
+    L_I, L_B and Dice are those of `interior_boundary`. Gradients at the logits bound those of the weights (Sener and
+    Koltun 2018) and cost no second backward pass through the network.
     """
+    logits = labelled.levels[0]
+    interior, boundary, dice = interior_boundary(labelled, activation, band)
+    weight = curriculum_weight(labelled.progress, warmup, power)
+    share = mgda_weight(_slope(interior, logits), _slope(weight * boundary, logits)) if weight and boundary else 1.0
+    return {"interior": 2 * share * interior, "boundary": 2 * (1 - share) * weight * boundary, "dice": dice}
+
+
+def interior_boundary(
+    labelled: Labelled, activation: Activation, band: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cross-entropies against fuzzy labels inside and within `band` mm of the boundary, each the mean over its own
+    pixels, 0 where there is none; and Dice over both."""
     logits = labelled.levels[0]
     targets = _membership(labelled, activation, band)
     edge, loss = boundary_mask(_asked(labelled.distance, "distance"), band), soft_bce_loss
     if activation == "softmax":
         edge, loss = edge.any(1), softmax_ce_loss  # a pixel is in the band of any class as a whole
-    everywhere = torch.ones_like(edge)
-    interior, boundary = (own.mean() for own in region_losses(loss, logits, targets, edge, everywhere))
-    weight = curriculum_weight(labelled.progress, warmup, power)
-    share = mgda_weight(_slope(interior, logits), _slope(weight * boundary, logits)) if weight and edge.any() else 1.0
-    return {
-        "interior": 2 * share * interior,
-        "boundary": 2 * (1 - share) * weight * boundary,
-        "dice": _dice(logits, targets, activation),
-    }
+    interior, boundary = region_losses(loss, logits, targets, edge, torch.ones_like(edge))
+    return interior.mean(), boundary.mean(), _dice(logits, targets, activation)
 
 
 def _on_levels(

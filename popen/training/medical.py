@@ -1,6 +1,5 @@
 """Training any segmenter on labels, preferences between masks, or both, in one forward pass per step."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,7 +11,7 @@ from transformers import TrainerCallback, TrainingArguments
 from popen.medical.calibration import calibrate_threshold
 from popen.medical.examples import Collator, Streams
 from popen.medical.segmenter import Segmenter
-from popen.medical.supervised import Labelled, cross_entropy_dice
+from popen.medical.supervised import Labelled, SupervisedLoss, cross_entropy_dice, weighted
 from popen.medical.views import flipped_rows
 from popen.objectives.preference import sigmoid_loss
 from popen.objectives.region_pairs import RegionObjective, RegionPairs, region_dpo, region_mean
@@ -39,9 +38,6 @@ class MedicalArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: examples are no columns."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Kept off: non-finite losses must be seen."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two log lines."})
-
-
-SupervisedLoss = Callable[[Labelled], dict[str, torch.Tensor]]  # named parts; their sum is the loss
 
 
 class MedicalTrainer(PartLossTrainer):
@@ -123,12 +119,14 @@ class MedicalTrainer(PartLossTrainer):
         margin = region_mean(pairs).detach()
         self.note(**{"rewards/margins": margin.mean(), "rewards/accuracies": (margin > 0).float().mean()})
         self.note(**{"rewards/chosen": found.chosen.mean(), "rewards/rejected": found.rejected.mean()})
-        self.note(**{"pairs/loss": found.losses.mean()})
-        loss = args.preference_weight * found.losses.mean()
+        weighed = (inputs["weight"] * found.losses).mean()  # over all pairs: light ones leave more to the labels
+        self.note(**{"pairs/loss": found.losses.mean(), "pairs/weight": inputs["weight"].mean()})
+        loss = args.preference_weight * weighed
         unlabelled = ~torch.isin(rows, inputs["true_row"])
         if args.winner_weight and unlabelled.any():
             winners = tuple(level[rows][unlabelled] for level in levels)
-            parts = self.winner(Labelled(winners, inputs["chosen"][unlabelled], None, None, 1.0))
+            shown = Labelled(winners, inputs["chosen"][unlabelled], None, None, 1.0)
+            parts = weighted(self.winner, shown, inputs["weight"][unlabelled])
             self.note(**{f"winner/{name}": value for name, value in parts.items()})
             loss = loss + args.winner_weight * sum(parts.values())
         if args.outside_weight:

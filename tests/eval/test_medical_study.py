@@ -37,7 +37,7 @@ def cases(count: int, start: int = 0) -> list[Prepared]:
         top, left = torch.randint(1, 8, (2,), generator=draw).tolist()
         mask[:, top : top + 7, left : left + 7] = True
         picture = mask.float() - 0.5 + 0.3 * torch.randn(3, 16, 16, generator=draw)
-        found.append(Prepared(f"case{number}", picture, mask, (1.0, 1.0)))
+        found.append(Prepared(f"case{number}", picture, mask, (1.0, 1.0), f"case{number}"))
     return found
 
 

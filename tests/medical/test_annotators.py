@@ -12,7 +12,7 @@ from popen.medical.segmenter import Segmenter, SegmenterConfig
 def drawn(*rows):
     """A case of one row of pixels; the first mask is the senior annotator's."""
     first, *further = [torch.tensor([[row]]).bool() for row in rows]
-    return Prepared("a", torch.arange(4.0)[None, None], first, (1.0, 1.0), tuple(further))
+    return Prepared("a", torch.arange(4.0)[None, None], first, (1.0, 1.0), "a", tuple(further))
 
 
 def test_the_first_annotator_is_preferred_where_another_differs():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popen.data.medical_case import Case
@@ -33,6 +33,7 @@ def case(shape=(6, 5), masks=True):
     return Case("scan", "p", image, (image > 10) if masks else None, (1.0,) * len(shape))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 20)), min_size=2, max_size=3))
 def test_windows_cover_every_voxel_and_stay_inside(sides):
     patch, size = tuple(p for p, _ in sides), tuple(p + more for p, more in sides)
@@ -88,7 +89,7 @@ class Shifted(torch.nn.Module):
 def test_the_threshold_undoes_a_bias():
     segmenter = Segmenter(SegmenterConfig("shifted", 2, 1, ("bright",), "sigmoid", (1, 4)), Shifted())
     picture = torch.tensor([[[0.6, 0.1, -0.1, -0.6]]])
-    cases = [Prepared("a", picture, picture > 0, (1.0, 1.0))]
+    cases = [Prepared("a", picture, picture > 0, (1.0, 1.0), "p")]
     assert calibrate_threshold(segmenter, cases) == (1.0, 1.0)
     assert segmenter.settings.threshold == 0  # the caller writes it down
     with pytest.raises(ValueError, match="no cases to calibrate on"):

@@ -1,5 +1,7 @@
 """Views, augmentation, pairs and batches of medical examples."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -112,6 +114,7 @@ def test_a_batch_has_truths_and_pairs_by_row(pictures):
     pairs = with_reference(
         network, "sigmoid", list(pictures[1:]), [(masks[1], masks[0], 0.1), (masks[2], masks[0], 0.3)], views
     )
+    pairs[1] = replace(pairs[1], weight=0.25)
     streams = Streams(
         [Example(pictures[0], masks[0])], [Example(pictures[i + 1], None, p) for i, p in enumerate(pairs)], views
     )
@@ -120,6 +123,7 @@ def test_a_batch_has_truths_and_pairs_by_row(pictures):
     assert batch["pictures"].shape == (4, 2, 4, 6)
     assert batch["true_row"].tolist() == [0, 2] and batch["pair_row"].tolist() == [1, 3]
     assert batch["region_index"].shape == batch["region_sign"].shape == batch["region_reference"].shape
+    assert batch["weight"].tolist() == [1.0, 0.25]
     assert batch["gap"].tolist() == pytest.approx([0.1, 0.3]) and batch["entries"] == 1
     shown = flipped_rows(batch["pictures"], [views[v] for v in batch["views"].tolist()])
     torch.testing.assert_close(shown[1], pictures[1])  # pairs are not augmented

@@ -1,5 +1,7 @@
 """From hypotheses to pairs: judge and strategy by hand, reasons counted, bad judges and equal hypotheses told."""
 
+import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,7 +11,8 @@ from popen.data.safe_io import DataError
 from popen.medical.cohort import Prepared
 from popen.medical.mining import mine_masks
 from popen.medical.pair_choices import PairArguments, judge_of, sampler_of, strategy_of
-from popen.medical.pair_rounds import paired_examples, tried_judge
+from popen.medical.pair_rounds import mined as mined_pairs
+from popen.medical.pair_rounds import paired_examples, taught_judge, tried_judge
 from popen.medical.samplers import threshold_hypotheses
 from popen.medical.segmenter import Segmenter, SegmenterConfig
 
@@ -23,6 +26,13 @@ class Bright(torch.nn.Module):
 
     def forward(self, pictures):
         return pictures * self.gain
+
+
+class Classes(Bright):
+    """A background beside it, as likely as it is dark."""
+
+    def forward(self, pictures):
+        return torch.cat([-pictures, pictures], 1) * self.gain
 
 
 @pytest.fixture
@@ -79,20 +89,114 @@ def test_agreement_and_certainty_need_no_truth(segmenter):
 
 
 def prepared(masks):
-    return [Prepared("0", PICTURES[0], masks, (1.0, 1.0))]
+    return [Prepared("0", PICTURES[0], masks, (1.0, 1.0), "p")]
 
 
 def test_a_judge_is_tried_on_labelled_cases(segmenter):
     args = PairArguments(sampler="thresholds", threshold_offsets=[-0.75, 0.0, 0.75], judge="truth")
-    report = tried_judge(segmenter, prepared(TRUTH), args, 0)
+    tried = tried_judge(segmenter, prepared(TRUTH), args, 0)
+    report = tried.report
+    assert tried.weights is None and str(tried) == str(report)
     assert (report.pairs, report.pair_accuracy, report.correct_inside) == (1, 1.0, 1.0)
 
 
 def test_a_judge_that_does_harm_is_refused(segmenter):
     """Agreement prefers the middle mask of two pixels to that of three, which is the truth."""
     args = PairArguments(sampler="thresholds", threshold_offsets=[-0.75, 0.0, 0.0, 0.75], judge="agreement")
-    with pytest.raises(DataError, match=r"the judge is unfit on 1 labelled pairs: .*set least_correct and most_bias"):
+    with pytest.raises(DataError, match=r"the judge is unfit on 1 labelled pairs: .*with unfit_judge: weight"):
         tried_judge(segmenter, prepared(torch.tensor([[[1, 0, 0, 0]]]).bool()), args, 0)
+
+
+def pictures_of_two_kinds():
+    """Two whose middle mask is the truth, one whose smallest is; agreement prefers the middle one in all.
+
+    Masks of 1, 2, 2 and 3 pixels: the middle two agree, and the smallest is worst, 2·1/3 against 2·2/5.
+    """
+    truths = [torch.tensor([[row]]).bool() for row in ([1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0])]
+    return [Prepared(str(i), PICTURES[0], truth, (1.0, 1.0), str(i)) for i, truth in enumerate(truths)]
+
+
+BIASED = PairArguments(
+    sampler="thresholds", threshold_offsets=[-0.75, 0.0, 0.0, 0.75], judge="agreement", unfit_judge="weight"
+)
+
+
+def test_an_unfit_judge_gets_weights_on_request(segmenter):
+    """All three winners have grown by ln 2, on the one pixel of R two are right: p = (2 + 1) / (3 + 2), w = 0.2."""
+    tried = tried_judge(segmenter, pictures_of_two_kinds(), replace(BIASED, most_bias=0.2), 0)
+    assert tried.weights.weights == pytest.approx((0, 0, 0, 0, 0.2)) and tried.weights.pairs == (0, 0, 0, 0, 3)
+    assert "unfit, its pairs get a weight by growth in log area: " in str(tried)
+    examples, summary = paired_examples(
+        segmenter, segmenter, pictures_of_two_kinds(), BIASED, 0, weights=tried.weights
+    )
+    assert [own.pair.weight for own in examples] == pytest.approx([0.2] * 3)
+    assert summary["weightless"] == 0 and summary["weight"] == pytest.approx(0.2)
+
+
+def test_weightless_pairs_are_dropped_and_none_left_is_an_error(segmenter):
+    nothing = tried_judge(segmenter, pictures_of_two_kinds()[2:], BIASED, 0).weights
+    with pytest.raises(
+        DataError, match=r"nothing for any of 3 pairs \(weight by growth .*\); take another judge or sampler, or"
+    ):
+        paired_examples(segmenter, segmenter, pictures_of_two_kinds(), BIASED, 0, weights=nothing)
+    grown_only = replace(nothing, weights=(0.0, 0.0, 0.0, 0.0, 0.5))
+    quiet = Prepared("quiet", torch.tensor([[[1.0, -0.5, -0.6, -1.0]]]), None, (1.0, 1.0), "q")
+    examples, summary = paired_examples(
+        segmenter, segmenter, [*pictures_of_two_kinds(), quiet], BIASED, 0, weights=grown_only
+    )
+    assert len(examples) == 3 and summary["weightless"] == 1 and summary["weight"] == 0.5
+
+
+def test_flips_exchange_the_orders_and_are_counted(segmenter):
+    cases = [Prepared(str(i), PICTURES[0], TRUTH, (1.0, 1.0), str(i)) for i in range(40)]
+    args = PairArguments(sampler="thresholds", threshold_offsets=[-0.75, 0.0, 0.75], judge="truth")
+    straight, wrong, some = (
+        mined_pairs(segmenter, cases, replace(args, flip_rate=rate), 0) for rate in (0.0, 1.0, 0.3)
+    )
+    assert straight.summary()["flipped"] == 0 and wrong.summary()["flipped"] == 40
+    for (chosen, rejected, gap), (other, another, same) in zip(straight.pairs, wrong.pairs, strict=True):
+        assert torch.equal(chosen, another) and torch.equal(rejected, other) and gap == same
+    exchanged = [own[0].sum() < own[1].sum() for own in some.pairs]
+    assert sum(exchanged) == some.flipped and 5 <= some.flipped <= 19
+    again = mined_pairs(segmenter, cases[::-1], replace(args, flip_rate=0.3), 0)
+    assert [bool(own[0].sum() < own[1].sum()) for own in again.pairs][::-1] == [bool(own) for own in exchanged]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"flip_rate": 1.5}, "flip_rate = 1.5: a share of the judge's orders lies in 0..1"),
+        ({"regressor_steps": 0}, "regressor_steps = 0: a judge needs at least one to learn"),
+    ],
+)
+def test_arguments_out_of_range_are_named(wrong, message):
+    with pytest.raises(DataError) as error:
+        PairArguments(**wrong)
+    assert str(error.value) == message
+
+
+def test_a_regressor_is_tried_on_what_it_has_not_seen(segmenter):
+    args = PairArguments(sampler="thresholds", threshold_offsets=[-0.75, 0.75], judge="regressor", regressor_steps=2)
+    regressor, unseen = taught_judge(segmenter, pictures_of_two_kinds(), args, 0)
+    assert {own.name for own in unseen} < {"0", "1", "2"}
+    args = replace(args, least_gap=0.0)
+    examples, _ = paired_examples(segmenter, segmenter, pictures_of_two_kinds(), args, 0, regressor)
+    assert len(examples) == 3
+    assert taught_judge(segmenter, pictures_of_two_kinds(), BIASED, 0)[0] is None
+    with pytest.raises(ValueError, match="judge: regressor, and none was handed in"):
+        paired_examples(segmenter, segmenter, pictures_of_two_kinds(), args, 0)
+
+
+def test_the_area_of_classes_is_that_without_the_background():
+    """Of one-hot masks the background grows by what the rest loses: with it no judge would be biased."""
+    config = SegmenterConfig("bright", 2, 1, ("background", "disc"), "softmax", (1, 4))
+    two = Segmenter(config, Classes()).eval()
+    truths = [torch.cat([~own.masks, own.masks]) for own in pictures_of_two_kinds()]
+    cases = [Prepared(str(i), PICTURES[0], own, (1.0, 1.0), str(i)) for i, own in enumerate(truths)]
+    args = replace(BIASED, threshold_offsets=[-1.5, 0.0, 0.0])
+    tried = tried_judge(two, cases, args, 0)
+    assert tried.report.area_bias == pytest.approx(2 / 3 * math.log(2))  # right in two, in one the wrong way
+    assert tried.weights.pairs == (0, 0, 0, 0, 3)
 
 
 def test_examples_of_a_round_carry_no_labels(segmenter):

@@ -15,6 +15,7 @@ from popen.medical.supervised import (
     intuitionistic,
     pareto_guided,
     svls,
+    weighted,
 )
 
 LOSSES = {
@@ -100,6 +101,24 @@ def test_deep_supervision_halves_from_level_to_level():
     alone = Labelled((coarse + 5,), given.masks, None, None, 1.0)
     expected = 2 / 3 * np.log(2) + 1 / 3 * cross_entropy_dice(alone, "sigmoid")["ce"].item()
     assert cross_entropy_dice(worse, "sigmoid")["ce"].item() == pytest.approx(expected)
+
+
+def test_pictures_count_by_their_weights():
+    """½ of the first picture's parts and ¼ of the second's, over two; equal weights factor out."""
+    given = labelled()
+    loss = partial(fuzzy, activation="sigmoid", band=2.5)
+    own = [loss(given.only(row)) for row in (0, 1)]
+    found = weighted(loss, given, torch.tensor([0.5, 0.25]))
+    for name, part in found.items():
+        torch.testing.assert_close(part, (0.5 * own[0][name] + 0.25 * own[1][name]) / 2)
+    whole, half = loss(given), weighted(loss, given, torch.tensor([0.5, 0.5]))
+    plain = weighted(loss, given, torch.ones(2))
+    for name, part in whole.items():
+        assert torch.equal(plain[name], part) and torch.equal(half[name], 0.5 * part)
+        torch.testing.assert_close(part, (own[0][name] + own[1][name]) / 2)
+    assert given.only(1).geodesic.shape == (1, 1, 12, 12) and given.only(0).progress == 1.0
+    with pytest.raises(ValueError, match=r"weights \(3,\) for 2 pictures; give each its own"):
+        weighted(loss, given, torch.ones(3))
 
 
 def test_a_map_that_was_not_built_is_named():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from popen.preference.judge_report import judge_report, why_unfit
+from popen.preference.judge_report import judge_report, log_growth, right_inside, why_unfit
 
 
 def rows(*lists):
@@ -43,3 +43,17 @@ def test_pairs_of_equal_masks_are_left_out():
     assert report.pairs == 2
     with pytest.raises(ValueError, match="2 pairs, in none of which the masks differ"):
         judge_report(LARGE, LARGE, TRUTH)
+
+
+def test_growth_and_correctness_by_hand():
+    """4 pixels against 1: three differ, of which the truth has one and lacks two."""
+    torch.testing.assert_close(log_growth(LARGE, SMALL), torch.full((2,), math.log(4)).double())
+    torch.testing.assert_close(log_growth(SMALL, LARGE), torch.full((2,), -math.log(4)).double())
+    torch.testing.assert_close(right_inside(LARGE, SMALL, TRUTH), torch.full((2,), 1 / 3).double())
+    torch.testing.assert_close(right_inside(SMALL, LARGE, TRUTH), torch.full((2,), 2 / 3).double())
+    assert right_inside(LARGE, LARGE, TRUTH).tolist() == [0.5, 0.5]
+    assert log_growth(torch.zeros_like(LARGE), LARGE)[0] == pytest.approx(-math.log(4))  # one pixel at least
+    with pytest.raises(ValueError, match=r"shapes differ: chosen \(2, 1, 6\), rejected \(1, 1, 6\)"):
+        log_growth(LARGE, SMALL[:1])
+    with pytest.raises(ValueError, match=r"truth must be bool, got torch\.int64"):
+        right_inside(LARGE, SMALL, TRUTH.long())

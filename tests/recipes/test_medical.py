@@ -108,7 +108,13 @@ def started(medical, monkeypatch, *argv):
     """`recipes/medical.py` with a command line; what it was stopped by, or 0."""
     monkeypatch.setattr(sys, "argv", ["medical.py", *argv])
     try:
-        medical.run(medical.main, medical.ScriptArguments, medical.PairArguments, medical.MedicalArguments)
+        medical.run(
+            medical.main,
+            medical.ScriptArguments,
+            medical.PairArguments,
+            medical.LossArguments,
+            medical.MedicalArguments,
+        )
     except SystemExit as stop:
         return stop.code
     return 0
@@ -152,6 +158,25 @@ def test_pairs_between_saved_models_and_dev_on_the_way(medical, pictures, volume
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_judge_that_learns_is_weighed_under_flips_beside_an_epsilon_constraint(
+    medical, pictures, volumes, tmp_path, monkeypatch, capfd
+):
+    file = ROOT / "recipes" / "medical" / "rn_dpo_unet2d.yaml"
+    more = {
+        "labelled": 4, "judge": "regressor", "regressor_steps": 4, "flip_rate": 0.5, "unfit_judge": "weight",
+        "least_correct": 1.01, "supervised": "epsilon_constraint", "least_gap": 0, "seed": 3,
+    }  # fmt: skip
+    options = [text for name, value in more.items() for text in (f"--{name}", str(value))]
+    code = started(medical, monkeypatch, *small(file, pictures, volumes, tmp_path / "model"), *options)
+    said = capfd.readouterr()
+    assert "(2 that it has not learned on)" in said.out and "unfit, its pairs get a weight by growth" in said.out
+    if code:  # labelled pictures are few: each weight may be 0
+        assert "the judge's word counts nothing for any of" in said.err
+    else:
+        assert "'flipped': " in said.out and "'weightless': " in said.out and "dev Dice" in said.out
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -160,6 +185,12 @@ def test_pairs_between_saved_models_and_dev_on_the_way(medical, pictures, volume
         (["--labelled", "50"], "50 patients: give a number from 1 to 7"),
         (["--least_correct", "1.01"], "the judge is unfit on"),
         (["--network", "vnet"], "vnet"),
+        (["--flip_rate", "1.5"], "flip_rate = 1.5: a share of the judge's orders lies in 0..1"),
+        (
+            ["--multiplier_rate", "0"],
+            "multiplier_rate = 0.0: the limit cannot be negative, and the rate must be above",
+        ),
+        (["--labelled", "1", "--judge", "regressor"], "judge: regressor learns on half of the labelled patients"),
     ],
 )
 def test_what_cannot_work_is_one_line(extra, message, medical, pictures, volumes, tmp_path, monkeypatch, capfd):

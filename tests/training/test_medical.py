@@ -1,6 +1,8 @@
 """MedicalTrainer: labels alone, pairs alone and both, 2-D and 3-D, sigmoid and softmax, on real small networks."""
 
+import math
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -101,6 +103,31 @@ def test_the_margin_starts_at_0_and_grows(case, tmp_path):
     assert not logged(trained, "winner/ce")
 
 
+def test_pairs_count_by_their_weights(tmp_path):
+    """At the first step the loss on pairs is ln 2 whatever the weights, of which ¼ arrives; so of the winner's."""
+    model, data = segmenter(*CASES["2-D sigmoid"]), list(discs(*CASES["2-D sigmoid"][:2]))
+    losses = {}
+    for weight in (0.0, 0.25, 1.0):
+        pool = [
+            Example(p, None, replace(pair, weight=weight))
+            for (p, _), pair in zip(data, paired(model, data), strict=True)
+        ]
+        trained = trainer(
+            deepcopy(model),
+            [Example(*data[0])],
+            pool,
+            tmp_path,
+            freeze_batch_norm=True,
+            max_steps=1,
+            preference_weight=2.0,
+        )
+        trained.train()
+        (losses[weight],), (pairs,) = logged(trained, "loss"), logged(trained, "pairs/loss")
+        assert pairs == pytest.approx(math.log(2), abs=1e-5) and logged(trained, "pairs/weight") == [weight]
+    whole, quarter = losses[1.0] - losses[0.0], losses[0.25] - losses[0.0]
+    assert quarter == pytest.approx(whole / 4, abs=1e-4) and whole > 2 * math.log(2)
+
+
 @pytest.mark.parametrize(
     "objective",
     [
@@ -169,7 +196,7 @@ def test_dev_is_scored_on_the_way_and_at_the_last_step_and_changes_nothing(avera
     """The last number is that of the weights that are kept; a run that is not watched ends in the same bytes."""
     case = CASES["2-D sigmoid"]
     data, ends = list(discs(*case[:2])), []
-    dev = [Prepared(str(i), *own, (1.0, 1.0)) for i, own in enumerate(discs(*case[:2], count=9))][6:]
+    dev = [Prepared(str(i), *own, (1.0, 1.0), str(i)) for i, own in enumerate(discs(*case[:2], count=9))][6:]
     watched = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 5, "average": average}
     for settings in ({"max_steps": 5, "average": average}, watched):
         model = segmenter(*case, dropout=0.2)

@@ -1,0 +1,75 @@
+"""The losses on labels and on pairs that a recipe can name, in the shape that `MedicalTrainer` takes."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from popen.data.safe_io import DataError
+from popen.medical.epsilon_constraint import EpsilonConstraint
+from popen.medical.supervised import (
+    Activation,
+    SupervisedLoss,
+    cross_entropy_dice,
+    fuzzy,
+    geols,
+    intuitionistic,
+    pareto_guided,
+    svls,
+)
+from popen.objectives.preference import conservative_loss, ipo_loss, robust_loss, sigmoid_loss
+from popen.objectives.region_pairs import RegionObjective, class_mean, image_mean, region_dpo, region_mean, total
+
+
+@dataclass
+class LossArguments:
+    """What is learned from labels, and what from pairs."""
+
+    supervised: Literal[
+        "cross_entropy_dice", "svls", "geols", "fuzzy", "intuitionistic", "pareto", "epsilon_constraint"
+    ] = field(default="cross_entropy_dice", metadata={"help": "The loss on labels."})
+    band: float = field(default=2.0, metadata={"help": "mm to either side of a boundary that count as uncertain."})
+    interior_limit: float = field(
+        default=0.05, metadata={"help": "ε of epsilon_constraint: what the interior may cost, in nats."}
+    )
+    multiplier_rate: float = field(
+        default=0.1, metadata={"help": "η of epsilon_constraint; its λ starts at 1, and anew where training resumes."}
+    )
+    margin: Literal["region_mean", "sum", "image_mean", "class_mean"] = field(
+        default="region_mean", metadata={"help": "How the margin is normalised; region_mean is RN-DPO."}
+    )
+    loss: Literal["sigmoid", "ipo", "cdpo", "rdpo"] = field(default="sigmoid", metadata={"help": "On the margin."})
+    beta: float = field(default=1.0, metadata={"help": "β of the margin."})
+    label_smoothing: float = field(default=0.1, metadata={"help": "ε of cdpo and rdpo."})
+
+    def __post_init__(self):
+        if self.interior_limit < 0 or self.multiplier_rate <= 0:
+            raise DataError(
+                f"interior_limit = {self.interior_limit}, multiplier_rate = {self.multiplier_rate}: the limit cannot "
+                "be negative, and the rate must be above 0"
+            )
+
+    @property
+    def maps(self) -> dict[str, bool]:
+        """Which maps `Prepared.example` must build for the loss on labels."""
+        distance = self.supervised in ("fuzzy", "intuitionistic", "pareto", "epsilon_constraint")
+        return {"distance": distance, "geodesic": self.supervised == "geols"}
+
+
+def supervised_of(args: LossArguments, activation: Activation) -> SupervisedLoss:
+    """The loss on labels; that of `epsilon_constraint` has a multiplier, which all stages that share it go on with."""
+    losses = {
+        "cross_entropy_dice": cross_entropy_dice, "svls": svls, "geols": geols,
+        "fuzzy": partial(fuzzy, band=args.band), "intuitionistic": partial(intuitionistic, band=args.band),
+        "pareto": partial(pareto_guided, band=args.band),
+        "epsilon_constraint": EpsilonConstraint(args.band, args.interior_limit, args.multiplier_rate),
+    }  # fmt: skip
+    return partial(losses[args.supervised], activation=activation)
+
+
+def objective_of(args: LossArguments) -> RegionObjective:
+    """The loss on a margin between masks."""
+    margins = {"region_mean": region_mean, "sum": total, "image_mean": image_mean, "class_mean": class_mean}
+    losses = {"sigmoid": sigmoid_loss, "ipo": ipo_loss, "cdpo": conservative_loss, "rdpo": robust_loss}
+    smoothing = {"label_smoothing": args.label_smoothing} if args.loss in ("cdpo", "rdpo") else {}
+    loss = partial(losses[args.loss], beta=args.beta, **smoothing)
+    return partial(region_dpo, margin=margins[args.margin], loss=loss)
