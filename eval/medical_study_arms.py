@@ -58,18 +58,19 @@ class Arm:
 
 SIGMOID = partial(sigmoid_loss, beta=1.0)
 DPO_SUM = partial(sigmoid_loss, beta=0.1)
+BESIDE = 0.1  # λ_p beside winners: a mean over R alone pulls some 20 times as hard as cross-entropy's over the picture
 
 
 def paired(margin: Margin = region_mean, loss: MarginLoss = SIGMOID, **options) -> Arm:
     """An arm with a preference objective on pool pairs; winners train it as well unless `pool_labels` is none."""
-    defaults = {"pairs_from": "pool", "pool_labels": "winners", "preference_weight": 1.0}
+    defaults = {"pairs_from": "pool", "pool_labels": "winners", "preference_weight": BESIDE}
     return Arm(preference=partial(region_dpo, margin=margin, loss=loss), **(defaults | options))
 
 
-alone = partial(paired, pool_labels="none")
+alone = partial(paired, pool_labels="none", preference_weight=1.0)
 RN_DPO = paired()
 ORACLE = FLIPS | {"judge": "truth"}
-MAPO = partial(paired, pool_labels="none", pairs_from="labelled", choices=DROPOUT)
+MAPO = partial(alone, pairs_from="labelled", choices=DROPOUT)
 
 BASELINES = {
     "supervised": Arm(),
