@@ -75,15 +75,18 @@ def main(args: MedicalStudyArguments) -> None:
     use_all_cores()
     references, regions = read_labelled_cases(args.train, args.regions, args.activation, None, annotators=False)
     splits = split(references, args)
-    held = [references[i] for i in splits["test"]]
-    if args.test:
-        held += read_labelled_cases(args.test, args.regions, args.activation, None, annotators=False)[0]
     channels = references[0].load().image_CHW.shape[0]
     config = SegmenterConfig(
         args.network, len(args.patch_size), channels, regions, args.activation, tuple(args.patch_size), args.dropout,
         options=args.network_options,
     )  # fmt: skip
-    dev, test = (prepared(own, args) for own in ([references[i] for i in splits["dev"]], held))
+    dev, test = (prepared([references[i] for i in splits[name]], args) for name in ("dev", "test"))
+    if args.test:
+        others = prepared(
+            read_labelled_cases(args.test, args.regions, args.activation, None, annotators=False)[0], args
+        )
+        prefix = f"{Path(args.test).name}/"  # names may stand in both folders
+        test += [replace(case, name=prefix + case.name, patient=prefix + case.patient) for case in others]
     names = [references[i].patient for i in splits["train"]]
     print(f"{args.labelled} labelled, {args.pool} in the pool, {len(dev)} dev and {len(test)} test cases")
     cases = prepared([references[i] for i in splits["train"]], args)

@@ -8,12 +8,15 @@ same bases, so differences are paired; intervals are over test cases, with the s
 
 import argparse
 import json
+from dataclasses import astuple
 from pathlib import Path
 
+import numpy as np
+
 from eval.charts import interval_chart
-from eval.medical_arms import calibration_difference, compare_runs
+from eval.medical_arms import calibration_difference, case_values, compare_runs
 from eval.medical_metrics import MedicalRow, read_medical_rows
-from eval.medical_summary import numbers
+from eval.medical_summary import POOLED, pooled_ece
 from eval.paired import PairedDifference
 from popen.data.safe_io import DataError, write_json
 from popen.errors import one_line_errors
@@ -70,13 +73,19 @@ def compared(arms: dict[str, list[list[MedicalRow]]], control: str) -> dict[str,
     gaps = {metric: compare_runs(arms, control, metric) for metric in METRICS}
     found = {}
     for name, runs in arms.items():
-        means = numbers([row for rows in runs for row in rows])
-        own = {metric: means[metric] for metric in (*METRICS, "ece", "boundary_ece")} | {"n": len(runs[0])}
+        own = {metric: float(case_values(runs, metric).values_SC.mean()) for metric in METRICS} | {"n": len(runs[0])}
+        own |= {calibration: pooled(runs, column) for calibration, column in POOLED.items()}
         if name != control:
             own |= {f"{metric}_gap": as_list(gaps[metric][name]) for metric in METRICS}
             own["boundary_ece_gap"] = calibration_difference(runs, arms[control], "boundary_ece")
         found[name] = own
     return found
+
+
+def pooled(runs: list[list[MedicalRow]], column: str) -> float:
+    """An ECE over the pixels of each run, the mean over runs; 0..1."""
+    bins = [np.sum([astuple(getattr(row, column)) for row in rows], 0) for rows in runs]
+    return float(np.mean([pooled_ece([own]) for own in bins]))
 
 
 def as_list(gap: PairedDifference) -> list[float]:

@@ -69,13 +69,13 @@ def arguments(folder, out, **changes) -> MedicalStudyArguments:
 
 
 def test_a_study_runs_goes_on_where_it_stopped_and_makes_its_table(folder, tmp_path):
-    main(arguments(folder, tmp_path / "study", arms=["supervised"]))
+    main(arguments(folder, tmp_path / "study", test=str(folder), arms=["supervised"]))
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "study").rglob("*.jsonl")}
-    main(arguments(folder, tmp_path / "study"))
+    main(arguments(folder, tmp_path / "study", test=str(folder)))
     assert before and all(file.stat().st_mtime_ns == time for file, time in before.items())
     assert arms_of(tmp_path / "study") == ["base", *RUN]
     runs = {arm: rows_of(tmp_path / "study", arm, "flips") for arm in ("base", *RUN)}
-    assert all(len(rows) == 4 for own in runs.values() for rows in own) and len(runs["base"]) == 2
+    assert all(len(rows) == 4 + 16 for own in runs.values() for rows in own) and len(runs["base"]) == 2
     found = compared(runs, "supervised")
     assert found["mean_teacher"]["dice_gap"][1] <= found["mean_teacher"]["dice_gap"][2]
     table = markdown({"single": found, "flips": found}, "supervised")
