@@ -4,11 +4,10 @@
     python recipes/path.py --config recipes/path_coco.yaml --panoptic COCO_PANOPTIC_DIR
 
 Each step is printed before it runs, and one that is done is not done again. The end is `report.json` and a page.
+Steps are processes of their own, forked from this one where no launcher is needed: importing takes long.
 """
 
-import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -17,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from popen.data.safe_io import DataError
-from popen.recipe import run
+from popen.recipe import note_cost, run, run_forked, several_gpus
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = [sys.executable]
+IMPORTED = ("popen.training.preference", "popen.lvlm.mining", "popen.lvlm.segmentation")  # by most of the steps
 LAUNCH = [*PYTHON, "-m", "accelerate.commands.launch", "--config_file", "accelerate_config.yaml"]
 
 
@@ -142,7 +142,6 @@ def main(args: PathArguments) -> int:
     if args.model_name_or_path is not None and not (out / "base").exists():
         shutil.copytree(args.model_name_or_path, out / "base.tmp", dirs_exist_ok=True)
         (out / "base.tmp").rename(out / "base")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     steps = data_steps(args, out) + base_steps(args, out) + preference_steps(args, out) + evaluation_steps(args, out)
     for number, (what, command, proof) in enumerate(steps, 1):
         print(f"\n[{number}/{len(steps)}] {what}", flush=True)
@@ -150,7 +149,7 @@ def main(args: PathArguments) -> int:
             print("done already", flush=True)
             continue
         print("  " + " ".join(command).replace(sys.executable, "python"), flush=True)
-        code = subprocess.call(command, cwd=ROOT, env=environment)
+        code = run_step(command)
         if code:
             print(f"step {number} ({what}) failed with exit code {code}; its message is above", file=sys.stderr)
             return code
@@ -158,15 +157,15 @@ def main(args: PathArguments) -> int:
             proof.touch()
     note_cost(out / "cost.json", time.time() - started)
     report = [*PYTHON, "-m", "eval.report", "--run", str(out), "--seed", str(args.seed)]
-    return subprocess.call([*report, "--ensemble", str(args.ensemble)], cwd=ROOT, env=environment)
+    return run_step([*report, "--ensemble", str(args.ensemble)])
 
 
-def note_cost(file: Path, seconds: float) -> None:
-    """Adds the seconds of this call to those of earlier ones and keeps the largest step's memory, in GiB."""
-    before = json.loads(file.read_text()) if file.exists() else {"seconds": 0.0, "peak_gib": 0.0}
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # Linux counts in KiB
-    cost = {"seconds": before["seconds"] + seconds, "peak_gib": max(before["peak_gib"], peak)}
-    file.write_text(json.dumps(cost) + "\n")
+def run_step(command: list[str]) -> int:
+    """Runs a command of PYTHON or LAUNCH to its end and returns its exit code."""
+    launched = command[: len(LAUNCH)] == LAUNCH
+    if not hasattr(os, "fork") or (launched and several_gpus()):
+        return subprocess.call(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    return run_forked(command[len(LAUNCH if launched else PYTHON) :], ROOT, IMPORTED)
 
 
 if __name__ == "__main__":
