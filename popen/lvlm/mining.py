@@ -136,7 +136,7 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
             )
             _write_shard(folder, text, seg, outcomes)
     spent = {"corrector": dict(corrector.counts)} if isinstance(corrector, EndpointCorrector) else {}
-    return _merge(output, shards, identity | spent)
+    return _merge(output, shards, identity | {"model_name": str(model_name)} | spent)
 
 
 def _mine_shard(
