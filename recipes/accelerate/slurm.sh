@@ -12,7 +12,7 @@
 #SBATCH --cpus-per-task=32
 #SBATCH --time=24:00:00
 set -euo pipefail
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p) # and not head, whose early end would be an error
 export MASTER_ADDR
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) # jobs that share a machine do not meet
 export NODES=$SLURM_NNODES PROCESSES=${SLURM_GPUS_ON_NODE:-8}
