@@ -13,7 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one verb; every error a user can mend is one line on stderr and exit code 1."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.run is not _demo:
+    if rest and args.run not in (_demo, _plan):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.options = rest
     if args.run is _segment and args.question is None and args.model == str(TINY):
@@ -128,6 +128,26 @@ def _data_check(args: argparse.Namespace) -> int:
     return 1 if audit.errors else 0
 
 
+def _plan(args: argparse.Namespace) -> None:
+    from popen.data.safe_io import DataError
+
+    if not args.gpu_memory > 0:
+        raise DataError(f"--gpu-memory {args.gpu_memory}: give GiB, more than 0")
+    from transformers.utils import logging
+
+    from popen.training.launch import Launch, read_launch
+    from popen.training.memory import GIB
+    from popen.training.plan import plan
+    from popen.training.planned_run import PlannedRun
+
+    logging.set_verbosity_error()
+    launch = Launch() if args.accelerate is None else read_launch(args.accelerate)
+    run = PlannedRun.read(args.config, args.options)
+    found = plan(run, launch, int(args.gpu_memory * GIB))
+    print(f"{args.config}: {run.kind}, {run.features(launch)}")
+    print(*found.lines(), sep="\n")
+
+
 def _push(args: argparse.Namespace) -> None:
     from popen.hub.cards import CardFacts
     from popen.hub.push import push
@@ -204,6 +224,15 @@ def _parser() -> argparse.ArgumentParser:
         help="of medical pictures: the one group is the patient in a file's name; each case is one by default",
     )  # fmt: skip
     check.set_defaults(run=_data_check)
+
+    plan = verbs.add_parser(
+        "plan", help="what a recipe will take of each GPU, and the largest micro-batch that fits; loads no weights",
+        epilog="Further options override keys of the YAML, as they do for the recipe.",
+    )  # fmt: skip
+    plan.add_argument("--config", required=True, metavar="YAML", help="of recipes/sft.py or recipes/preference.py")
+    plan.add_argument("--gpu-memory", type=float, default=80.0, metavar="GIB", help="of a GPU; %(default)s by default")
+    plan.add_argument("--accelerate", metavar="FILE", help="of accelerate launch; one process without")
+    plan.set_defaults(run=_plan)
 
     push = verbs.add_parser("push", help="share a model, an adapter, a preference set or a data set on the Hub")
     push.add_argument("folder", metavar="DIR")

@@ -14,6 +14,7 @@ from popen.lvlm.loading import load_model
 from popen.recipe import run
 from popen.training import AlignmentTrainer, SFTArguments
 from popen.training.callbacks import finish, resume_path, use_all_cores
+from popen.training.optimizer_states import check_optimizer
 
 
 @dataclass
@@ -31,6 +32,7 @@ class ScriptArguments:
 
 
 def main(script: ScriptArguments, training: SFTArguments) -> None:
+    check_optimizer(training)
     set_seed(training.seed)
     use_all_cores()
     model, processor = load_model(script.model_name_or_path)

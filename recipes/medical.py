@@ -35,6 +35,7 @@ from popen.medical.views import flip_views
 from popen.recipe import run
 from popen.training.callbacks import finish, use_all_cores
 from popen.training.medical import MedicalArguments, MedicalTrainer
+from popen.training.optimizer_states import check_optimizer
 
 
 @dataclass
@@ -68,6 +69,7 @@ class ScriptArguments:
 
 
 def main(script: ScriptArguments, pairs: PairArguments, losses: LossArguments, training: MedicalArguments) -> None:
+    check_optimizer(training)
     set_seed(training.seed)
     use_all_cores()
     drawn = script.pairs_from == "annotators"

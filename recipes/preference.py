@@ -3,6 +3,7 @@
     accelerate launch --config_file accelerate_config.yaml recipes/preference.py --config recipes/preference_tiny.yaml
 
 With `text_weight: 0` and `seg_weight: 0` the same steps on the same data are plain continued SFT: the control.
+`--reference live` computes the reference at every step: also for preferences that were mined from another model.
 """
 
 from dataclasses import dataclass, field
@@ -13,10 +14,11 @@ from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import load_mined
 from popen.preference.pair_selection import Selection, pair_traits, select_pairs
-from popen.preference.reference import check_fingerprint, model_fingerprint
+from popen.preference.reference import check_fingerprint, check_reference
 from popen.recipe import run
 from popen.training.callbacks import finish, resume_path, use_all_cores
 from popen.training.lora import ALL_WEIGHTS, LoraArguments, with_lora
+from popen.training.optimizer_states import check_optimizer
 from popen.training.preference import PreferenceArguments, PreferenceStreams, PreferenceTrainer
 
 
@@ -28,6 +30,9 @@ class ScriptArguments:
     preferences: str = field(metadata={"help": "Folder that recipes/mine.py wrote."})
     dataset: str = field(metadata={"help": "Folder of the data set that was mined."})
     split: str = field(default="train", metadata={"help": "Split that was mined."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "As in transformers; flex_attention on CUDA skips what no answer attends to."}
+    )
     text_pairs: Selection = field(
         default="all",
         metadata={
@@ -38,13 +43,17 @@ class ScriptArguments:
 
 
 def main(script: ScriptArguments, training: PreferenceArguments, lora: LoraArguments = ALL_WEIGHTS) -> None:
+    check_optimizer(training)
     set_seed(training.seed)
     use_all_cores()
     text, seg, report = load_mined(script.preferences)
-    check_fingerprint(report["model"], model_fingerprint(script.model_name_or_path), "model", script.preferences)
+    if training.reference == "cached":
+        check_reference(report, script.model_name_or_path, script.preferences)
     source = load_split(script.dataset, script.split)
     check_fingerprint(report["data"], source._fingerprint, "data set", script.preferences)
     model, processor = load_model(script.model_name_or_path)
+    if script.attn_implementation is not None:
+        model.set_attn_implementation(script.attn_implementation)
     if lora.use_peft:
         model = with_lora(model, lora)
     text = text.select(select_pairs(pair_traits(text), script.text_pairs, training.seed))

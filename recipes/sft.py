@@ -21,6 +21,7 @@ from popen.recipe import run
 from popen.training import SegmentationSFTTrainer, SFTArguments
 from popen.training.callbacks import finish, resume_path, use_all_cores
 from popen.training.lora import ALL_WEIGHTS, LoraArguments, with_lora
+from popen.training.optimizer_states import check_optimizer
 from popen.training.quantisation import (
     FULL_PRECISION,
     QuantisationArguments,
@@ -47,7 +48,10 @@ class ScriptArguments:
         default=False, metadata={"help": "Train the language model and the codebook only, on an aligned model."}
     )
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "As in transformers; eager is the fastest for popen-tiny on a CPU."}
+        default=None,
+        metadata={
+            "help": "As in transformers; eager is the fastest for popen-tiny on a CPU, flex_attention needs CUDA."
+        },
     )
     max_rows: int | None = field(default=None, metadata={"help": "Only the first rows, to try things out."})
 
@@ -59,6 +63,7 @@ def main(
     quantisation: QuantisationArguments = FULL_PRECISION,
 ) -> None:
     check_quantisation(quantisation, lora, script.model_name_or_path)
+    check_optimizer(training)
     set_seed(training.seed)
     use_all_cores()
     model, processor = load_model(script.model_name_or_path, **quantised_loading(quantisation, training))

@@ -23,7 +23,14 @@ from popen.lvlm.packing import supervised_batch
 from popen.lvlm.tiny import build_tiny
 
 STEPS = 300
-LONG = ("test_demo.py", "test_medical.py", "test_recipes_run.py", "test_two_processes.py", "test_remote_code.py")
+LONG = (
+    "test_demo.py",
+    "test_medical.py",
+    "test_recipes_run.py",
+    "test_two_processes.py",
+    "test_two_nodes.py",
+    "test_remote_code.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -146,7 +146,9 @@ def read_answers(model, processor, images, questions, answers, batch_size: int) 
         pictures = pictures.of_rows(picture)
         rows = [question_branches(processor, [(questions[i], answers[i]) for i in g], f"row {g[0]}") for g in batch]
         inputs = {k: v.to(model.device) for k, v in stack_rows(rows, processor.tokenizer.pad_token_id).items()}
-        hidden, _ = model.read(inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], pictures)
+        hidden, _ = model.read(
+            inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], pictures, spans=inputs["spans"]
+        )
         flat = [index for group in batch for index in group]
         yield ReadAnswers(flat, inputs, hidden, pictures, [canvases[i] for i in picture])
 

@@ -8,7 +8,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from popen.data.safe_io import DataError, read_json
 from popen.lvlm import adapters
 from popen.lvlm.configuration_popen import PopenConfig
-from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
+from popen.lvlm.modeling_popen import FLEX, PopenForReasoningSegmentation
 from popen.lvlm.processing_popen import PopenProcessor
 
 WEIGHTS = (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME)
@@ -30,6 +30,7 @@ def load_model(name_or_path: str | Path, **kwargs) -> tuple[PopenForReasoningSeg
         base = adapters.base_of(folder, str(name_or_path))
         model, processor = load_model(base, **kwargs)
         return adapters.with_adapter(model, folder, str(name_or_path), base).merge_and_unload(), processor
+    flex = kwargs.pop("attn_implementation") if kwargs.get("attn_implementation") == FLEX else None
     where = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs}
     if folder.exists():
         for needed in ("config.json", "popen_processor.json"):
@@ -57,6 +58,8 @@ def load_model(name_or_path: str | Path, **kwargs) -> tuple[PopenForReasoningSeg
                 f"{name_or_path}: {len(names)} {key.replace('_', ' ')} in the weights, first {names[0]}; "
                 "the weights belong to another configuration"
             )
+    if flex is not None:  # of the language model alone, so not for transformers to set everywhere
+        model.set_attn_implementation(flex)
     return model, processor
 
 

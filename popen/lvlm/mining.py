@@ -136,7 +136,8 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
             )
             _write_shard(folder, text, seg, outcomes)
     spent = {"corrector": dict(corrector.counts)} if isinstance(corrector, EndpointCorrector) else {}
-    return _merge(output, shards, identity | spent)
+    name = Path(model_name).name if Path(model_name).is_absolute() else str(model_name)  # reports are shared
+    return _merge(output, shards, identity | {"model_name": name} | spent)
 
 
 def _mine_shard(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from popen.data.safe_io import DataError
 from popen.lvlm.codebook import Codebook
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.families import family_of
@@ -15,8 +16,11 @@ from popen.lvlm.mask_decoder import MaskDecoder
 from popen.lvlm.pixel_encoder import PixelEncoder, PixelFusion
 from popen.lvlm.pixellm_blocks import PixelLMEncoder, PixelLMMaskDecoder, PixelLMProjector
 from popen.lvlm.preference_head import PreferenceHead
+from popen.lvlm.shared_prefix import tree_block_mask
 from popen.objectives.masks import bce_loss, dice_loss, iou_regression_loss, refined_bce_loss, refinement_weights
 from popen.objectives.scores import per_token_logps
+
+FLEX = "flex_attention"
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,26 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         """As transformers does, but under the modules' own names: a Trainer resumes from these without renaming."""
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 
+    def set_attn_implementation(self, attn_implementation, **kwargs) -> None:
+        """As transformers does; flex_attention is the language model's alone, which reads packed rows.
+
+        Raises:
+            DataError: flex_attention without CUDA, or with a language model that cannot take it.
+        """
+        if attn_implementation != FLEX:
+            super().set_attn_implementation(attn_implementation, **kwargs)
+            return
+        if not torch.cuda.is_available():
+            raise DataError(f"attn_implementation {FLEX}: no CUDA device is here, and it trains on no other; leave it")
+        language = self.backbone.model.get_submodule(self.family.language_model)
+        try:
+            language.set_attn_implementation(FLEX, **kwargs)
+        except ValueError as error:
+            raise DataError(
+                f"attn_implementation {FLEX}: {type(language).__name__} of backbone "
+                f"{self.config.backbone_config.model_type!r} does not take it; leave it out"
+            ) from error
+
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
 
@@ -158,19 +182,26 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         return self.mask_decoder(features, picture_T, embeddings_TLD)
 
     def read(
-        self, input_ids, position_ids, attention_mask, pictures: EncodedPictures, look: bool = False
+        self, input_ids, position_ids, attention_mask, pictures: EncodedPictures, look: bool = False, spans=None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Hidden states (B, S, H) of packed rows; to `look`, also the last layer's first head's attention (B, S, S).
 
         Args:
-            attention_mask: (B, 1, S, S) bool.
+            attention_mask: (B, 1, S, S) bool. spans: (B, 2, S), what FlexAttention takes instead.
         Raises:
-            ValueError: `look` without eager attention, which alone gives its weights away.
+            ValueError: `look` without eager attention, which alone gives its weights away, or FlexAttention without
+                spans.
         """
-        eager = self.config.get_text_config()._attn_implementation == "eager"
+        implementation = self.config.get_text_config()._attn_implementation
+        eager = implementation == "eager"
         if look and not eager:
             raise ValueError("look_weight > 0 reads attention weights: load the model with attn_implementation=eager")
-        if pictures.shown is not None:
+        if implementation == FLEX:
+            if spans is None:
+                raise ValueError("flex_attention reads the spans of packed rows; give them, as stack_rows makes them")
+            readable = pictures.readable(input_ids == self.config.backbone_config.image_token_id)
+            attention_mask = tree_block_mask(spans, readable)
+        elif pictures.shown is not None:
             readable = pictures.readable(input_ids == self.config.backbone_config.image_token_id)
             itself = torch.eye(input_ids.shape[1], dtype=torch.bool, device=input_ids.device)
             attention_mask = attention_mask & (readable[:, None, None] | itself)
@@ -208,6 +239,7 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         token_count: float | None = None,
         target_count: float | None = None,
         look_count: float | None = None,
+        spans: torch.Tensor | None = None,
     ) -> PopenOutput:
         """Text and mask losses in one pass over packed rows (see `shared_prefix`).
 
@@ -227,12 +259,13 @@ class PopenForReasoningSegmentation(PreTrainedModel):
             valid: (B, side, side) bool, canvas pixels that count.
             token_count, target_count, look_count: what to divide by; this batch's own by default, under DDP the
                 mean over ranks.
+            spans: (B, 2, S) of the packed rows; FlexAttention needs them.
         """
         if input_ids is None:
             return self._align(pixel_values, target_row, target_masks, target_phrases, valid, target_count)
         pictures = self.encode_pictures(pixel_values)
         look = bool(self.config.look_weight) and look_row is not None and target_masks is not None
-        hidden, attention = self.read(input_ids, position_ids, attention_mask, pictures, look)
+        hidden, attention = self.read(input_ids, position_ids, attention_mask, pictures, look, spans)
         logits = self.get_output_embeddings()(hidden[token_row, token_predictor])
         logps = per_token_logps(logits, token_labels)
         embeddings = self.codebook(hidden[target_row[:, None], target_predictor])

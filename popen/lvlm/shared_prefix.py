@@ -5,9 +5,11 @@ A picture with three questions, or a preference pair, is one row `[picture | q1 
 position counts along that path, so every branch sees exactly what it would see alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,15 @@ class Branch:
 
 @dataclass(frozen=True)
 class PackedTree:
-    """One row: ids, positions and predecessors (S,), attention (S, S) bool, and the first column of each branch."""
+    """One row: ids, positions and predecessors (S,), attention (S, S) bool, the first column of each branch, and the
+    `branch_spans` of each column's branch (2, S)."""
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     predictor: torch.Tensor
     attention: torch.Tensor
     starts: tuple[int, ...]
+    spans: torch.Tensor
 
 
 def pack_tree(branches: list[Branch]) -> PackedTree:
@@ -63,11 +67,59 @@ def pack_tree(branches: list[Branch]) -> PackedTree:
         starts.append(column)
         column += size
         ends.append(column)
-    return PackedTree(ids, positions, predictor, attention, tuple(starts))
+    of_branch = torch.tensor(branch_spans([b.parent for b in branches]), dtype=torch.long).reshape(-1, 2)
+    lengths = torch.tensor([len(b.input_ids) for b in branches], dtype=torch.long)
+    return PackedTree(
+        ids, positions, predictor, attention, tuple(starts), of_branch.repeat_interleave(lengths, dim=0).T
+    )
+
+
+def branch_spans(parents: list[int]) -> list[tuple[int, int]]:
+    """(first, end) of each branch in preorder: one is below another, or it, where its first lies in the other's span.
+
+    Args:
+        parents: of each branch, an index before its own, −1 for a root.
+    """
+    sizes = [1] * len(parents)
+    for branch in range(len(parents) - 1, -1, -1):
+        if parents[branch] >= 0:
+            sizes[parents[branch]] += sizes[branch]
+    spans, free = [], [0] * (len(parents) + 1)  # where the next child of each branch, and at −1 the next root, begins
+    for branch, parent in enumerate(parents):
+        first = free[parent]
+        free[parent] += sizes[branch]
+        free[branch] = first + 1
+        spans.append((first, first + sizes[branch]))
+    return spans
+
+
+def tree_mask_mod(spans: torch.Tensor, readable: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """What `attention` says, as FlexAttention asks for it: batch, head, query and key columns to bool.
+
+    Args:
+        spans: (B, 2, S) of `stack_trees`. readable: (B, S) bool, columns that others may attend to.
+    """
+    first, end = spans.unbind(1)
+
+    def mask_mod(batch, head, query, key):
+        above = (first[batch, key] <= first[batch, query]) & (first[batch, query] < end[batch, key])
+        return (query == key) | ((key <= query) & above & readable[batch, key])
+
+    return mask_mod
+
+
+def tree_block_mask(spans: torch.Tensor, readable: torch.Tensor) -> BlockMask:
+    """The mask of packed rows for FlexAttention, which leaves out blocks that no token attends to.
+
+    Args:
+        spans, readable: as of `tree_mask_mod`.
+    """
+    rows, _, width = spans.shape
+    return create_block_mask(tree_mask_mod(spans, readable), rows, None, width, width, device=spans.device)
 
 
 def stack_trees(trees: list[PackedTree], pad_id: int) -> dict[str, torch.Tensor]:
-    """Pads rows on the right: input_ids, position_ids (B, S) and a 4-D attention mask (B, 1, S, S).
+    """Pads rows on the right: input_ids, position_ids (B, S), a 4-D attention mask (B, 1, S, S) and spans (B, 2, S).
 
     A padding column attends to itself only, so that no softmax is over nothing.
     """
@@ -75,8 +127,10 @@ def stack_trees(trees: list[PackedTree], pad_id: int) -> dict[str, torch.Tensor]
     ids = torch.full((len(trees), width), pad_id, dtype=torch.long)
     positions = torch.zeros(len(trees), width, dtype=torch.long)
     attention = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1, 1)
+    spans = torch.full((len(trees), 2, width), -1, dtype=torch.long)  # −1 to −1 holds nothing
     for row, tree in enumerate(trees):
         size = len(tree.input_ids)
         ids[row, :size], positions[row, :size] = tree.input_ids, tree.position_ids
         attention[row, 0, :size, :size] = tree.attention
-    return {"input_ids": ids, "position_ids": positions, "attention_mask": attention}
+        spans[row, :, :size] = tree.spans
+    return {"input_ids": ids, "position_ids": positions, "attention_mask": attention, "spans": spans}

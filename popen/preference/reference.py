@@ -44,6 +44,24 @@ def _folder(name_or_path: str | Path) -> Path:
         raise DataError(f"{name}: no such folder, nor a model on the Hub within reach ({reason})") from error
 
 
+def check_reference(report: dict, name_or_path: str | Path, where: str | Path) -> None:
+    """Refuses the reference's numbers of another model than the one that is to be tuned.
+
+    Args:
+        report: of mining, with the fingerprint of the model and, in reports of today, its name.
+        where: the folder of the preferences.
+    Raises:
+        DataError: the fingerprints differ; names both models and the ways out.
+    """
+    mined, given = report["model"], model_fingerprint(name_or_path)
+    if mined != given:
+        raise DataError(
+            f"{where}: its reference numbers are of model {report.get('model_name', 'unnamed')} ({mined[:12]}), "
+            f"this model is {name_or_path} ({given[:12]}); give the model that was mined, mine again, "
+            "or compute the reference with reference: live"
+        )
+
+
 def check_fingerprint(mined: str, given: str, what: str, where: str | Path) -> None:
     """Refuses preferences that were mined from another model or data set; `what` is "model" or "data set".
 

@@ -122,7 +122,7 @@ class ProcessorCallback(TrainerCallback):
         self.processor = processor
 
     def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
+        if args.should_save:  # on one process, or with save_on_each_node on one of each machine
             self.processor.save_pretrained(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
@@ -137,7 +137,7 @@ def use_all_cores() -> None:
 def finish(trainer: PartLossTrainer) -> None:
     """Writes the final model with its processor, and the log, to `output_dir`."""
     trainer.save_model(trainer.args.output_dir)
-    if trainer.is_world_process_zero():
+    if trainer.args.should_save:
         if trainer.processor is not None:
             trainer.processor.save_pretrained(trainer.args.output_dir)
         (Path(trainer.args.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
@@ -151,9 +151,22 @@ def finish(trainer: PartLossTrainer) -> None:
 
 
 def resume_path(args) -> str | None:
-    """What `resume_from_checkpoint` means: true is the newest whole checkpoint of output_dir, a path is itself."""
+    """What `resume_from_checkpoint` means: true is the newest whole checkpoint of output_dir, a path is itself.
+
+    Raises:
+        DataError: processes find different ones, as on machines that share no output_dir.
+    """
     wanted = args.resume_from_checkpoint
-    return newest_checkpoint(args.output_dir) if wanted in (True, "true", "True") else wanted
+    if wanted not in (True, "true", "True"):
+        return wanted
+    found = newest_checkpoint(args.output_dir)
+    names = dict.fromkeys(gather_object([Path(found).name if found else "none"]))
+    if len(names) > 1:
+        raise DataError(
+            f"{args.output_dir}: its newest checkpoint is {' here and '.join(names)} there; copy it to every machine, "
+            "and let each write its own with save_on_each_node: true"
+        )
+    return found
 
 
 def newest_checkpoint(output_dir: str | Path) -> str | None:

@@ -58,13 +58,24 @@ def footprint(parameters: int, trainable: int, shape: Shape, rows: int, devices:
         raise ValueError(
             f"zero_stage {zero_stage}, devices {devices}, rows {rows}: stages are 0 to 3, the others at least 1"
         )
-    split = {stage: devices if zero_stage >= stage else 1 for stage in (1, 2, 3)}
+    split = zero_split(zero_stage, devices)
     return Footprint(
         weights=HALF * parameters // split[3],
         gradients=HALF * trainable // split[2],
         optimizer=MASTER_AND_MOMENTS * trainable // split[1],
         activations=rows * row_activations(shape),
     )
+
+
+def zero_split(zero_stage: int, devices: int) -> dict[int, int]:
+    """Over how many devices optimizer states (1), gradients (2) and weights (3) are spread."""
+    return {stage: devices if zero_stage >= stage else 1 for stage in (1, 2, 3)}
+
+
+def quantised_bytes(quantised: int, nested: bool) -> int:
+    """Bytes of Q weights in 4 bits and their scales: 4 for each 64 weights; nested 1, and 4 for each 256 scales."""
+    scales = quantised // 64 + SINGLE * (quantised // (64 * 256)) if nested else SINGLE * (quantised // 64)
+    return quantised // 2 + scales
 
 
 def quantised_footprint(
@@ -86,9 +97,8 @@ def quantised_footprint(
             f"quantised {quantised} of {parameters}, {trainable} trained, rows {rows}: only frozen weights can be "
             "quantised, and there is at least one row"
         )
-    scales = quantised // 64 + SINGLE * (quantised // (64 * 256)) if nested else SINGLE * (quantised // 64)
     return Footprint(
-        weights=quantised // 2 + scales + SINGLE * (parameters - quantised),
+        weights=quantised_bytes(quantised, nested) + SINGLE * (parameters - quantised),
         gradients=SINGLE * trainable,
         optimizer=2 * SINGLE * trainable,
         activations=rows * row_activations(shape),

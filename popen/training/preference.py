@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import datasets
 import torch
@@ -26,10 +27,11 @@ from popen.objectives.regions import region_margin
 from popen.objectives.scores import weighted_token_logps
 from popen.preference.curriculum import LOCALISE, REFINE, stage_at
 from popen.training.callbacks import PartLossTrainer
+from popen.training.live_reference import LiveReference, with_reference
 
 MODEL_INPUTS = (
     "input_ids", "position_ids", "attention_mask", "pixel_values", "token_row", "token_predictor", "token_labels",
-    "target_row", "target_predictor", "target_group", "target_masks", "valid",
+    "target_row", "target_predictor", "target_group", "target_masks", "valid", "spans",
 )  # fmt: skip
 
 
@@ -48,6 +50,13 @@ class PreferenceArguments(TrainingArguments):
     seg_beta: float = field(default=1.0, metadata={"help": "β of the region-mean mask margin."})
     changed_weight: float = field(
         default=1.0, metadata={"help": "Weight of changed tokens in the text margin (DDPO)."}
+    )
+    reference: Literal["cached", "live"] = field(
+        default="cached",
+        metadata={
+            "help": "The reference's numbers: as mining wrote them, or from a second forward at every step, with "
+            "adapters off or, where all weights are trained, of a frozen copy."
+        },
     )
     localise_share: float = field(default=0.5, metadata={"help": "Share of the steps in curriculum stage 1."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: rows are packed by the collator."})
@@ -120,7 +129,7 @@ class PreferenceTrainer(PartLossTrainer):
     is another one. By default L_t is DPO on changed-token-weighted log-ratios
     and L_s is DPO on the region-mean margin between the masks of the superior and the rejected candidate, on the clean
     picture; the anchor is CE on chosen and true answers plus PixelLM's mask losses. The reference's numbers were
-    written when the pairs were mined: no second forward.
+    written when the pairs were mined: no second forward, unless `reference` is live.
     """
 
     def __init__(
@@ -136,6 +145,7 @@ class PreferenceTrainer(PartLossTrainer):
     ):
         collator = PreferenceCollator(processor, model.config.scales)
         super().__init__(model, args, processor=processor, data_collator=collator, **kwargs)
+        self.live_reference = LiveReference(model, MODEL_INPUTS) if args.reference == "live" else None
         self.text_objective = text_objective or partial(
             text_dpo,
             score=partial(weighted_token_logps, weight=args.changed_weight),
@@ -146,6 +156,8 @@ class PreferenceTrainer(PartLossTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         args: PreferenceArguments = self.args
+        if self.live_reference is not None:
+            inputs = with_reference(inputs, self.live_reference.outputs(self.accelerator.unwrap_model(model), inputs))
         outputs = model(
             **{name: inputs[name] for name in MODEL_INPUTS}, target_count=self.share_of(len(inputs["target_row"]))
         )

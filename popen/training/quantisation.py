@@ -3,7 +3,6 @@
 Dettmers et al. 2023 (4 bits), Dettmers et al. 2022 (8 bits). Names are TRL's.
 """
 
-import importlib.util
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,13 @@ import torch
 from accelerate import PartialState
 from peft import prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig, TrainingArguments
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from popen.data.safe_io import DataError
 from popen.lvlm import adapters
 from popen.lvlm.families import FAMILIES
 from popen.training.lora import LoraArguments
+from popen.training.optimizer_states import check_bitsandbytes
 
 
 @dataclass
@@ -57,10 +58,7 @@ def check_quantisation(arguments: QuantisationArguments, lora: LoraArguments, na
             f"{name_or_path}: an adapter, and {asked} quantises whole models; save model and processor of "
             "popen.lvlm.loading.load_model, which merges it, and give their folder"
         )
-    if not torch.cuda.is_available():
-        raise DataError(f"{asked}: no CUDA device is here; leave it out, use_peft alone trains on any device")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise DataError(f"{asked}: bitsandbytes is missing; pip install 'popen-seg[qlora]', or leave {asked} out")
+    check_bitsandbytes(asked, "use_peft alone", torch.cuda.is_available())
 
 
 def quantised_loading(arguments: QuantisationArguments, training: TrainingArguments) -> dict[str, Any]:
@@ -91,6 +89,16 @@ def bitsandbytes_config(arguments: QuantisationArguments, compute: torch.dtype) 
             rf"(?!backbone\.model\.(?:{language})\.).+"
         ],  # patterns; all whose name begins otherwise
     )
+
+
+def quantised_modules(model, arguments: QuantisationArguments) -> list[torch.nn.Linear]:
+    """The layers of a whole model that transformers would quantise."""
+    skipped = bitsandbytes_config(arguments, torch.float32).llm_int8_skip_modules
+    return [
+        module
+        for name, module in model.named_modules()
+        if type(module) is torch.nn.Linear and should_convert_module(name, skipped)
+    ]
 
 
 def prepared(model):

@@ -7,7 +7,7 @@ import pytest
 
 from popen.data.safe_io import DataError
 from popen.preference import reference
-from popen.preference.reference import check_fingerprint, model_fingerprint
+from popen.preference.reference import check_fingerprint, check_reference, model_fingerprint
 
 
 def test_fingerprint_is_sha256_over_names_and_bytes(tmp_path):
@@ -38,6 +38,23 @@ def test_another_reference_is_refused(what):
     check_fingerprint("a" * 64, "a" * 64, what, "runs/mined")
     with pytest.raises(DataError, match=f"runs/mined: mined from {what} aaaaaaaaaaaa, this one is bbbbbbbbbbbb"):
         check_fingerprint("a" * 64, "b" * 64, what, "runs/mined")
+
+
+def test_another_models_numbers_are_refused(tmp_path):
+    """Both models by name and fingerprint, and three ways out; reports of before have no name."""
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    own = model_fingerprint(tmp_path)
+    check_reference({"model": own}, tmp_path, "runs/mined")
+    for report, name in (
+        ({"model": "a" * 64, "model_name": "runs/sft"}, "runs/sft"),
+        ({"model": "a" * 64}, "unnamed"),
+    ):
+        with pytest.raises(DataError) as refusal:
+            check_reference(report, tmp_path, "runs/mined")
+        message = str(refusal.value)
+        assert message.startswith(f"runs/mined: its reference numbers are of model {name} (aaaaaaaaaaaa), this model")
+        assert f"{tmp_path} ({own[:12]})" in message and "\n" not in message
+        assert "give the model that was mined, mine again, or compute the reference with reference: live" in message
 
 
 def test_an_adapter_counts_with_its_base(tmp_path):
