@@ -85,7 +85,7 @@ def report(args: argparse.Namespace, figures: list[Figure], **facts) -> None:
 
 
 def load() -> float | None:
-    """How many processes wanted a core over the last minute, where the system says; on a busy machine ratios are rough."""
+    """How many processes wanted a core over the last minute, where the system says; many make a ratio rough."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 

@@ -1,4 +1,4 @@
-"""One batch of preference pairs for our trainer and for TRL's, on the same LLaVA-shaped model with the same adapters."""
+"""One batch of preference pairs for our trainer and for TRL's, on the same LLaVA with the same adapters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

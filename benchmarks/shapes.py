@@ -4,7 +4,8 @@ A scripted model answers every question with the same words and one target: an u
 and no mask would be decoded. Every layer computes what it would in a trained one.
 """
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,11 +66,18 @@ class Shape:
 TOY = Shape(48, 2, 4, 96, 768, 32, 2, 56, 24, 24, 16)
 CPU = Shape(512, 6, 8, 1408, 4096, 192, 4, 336, 64, 64, 64)
 CUDA = Shape(4096, 4, 32, 11008, 32064, 1024, 6, 336, 64, 64, 256, batch=4, dtype="bfloat16")
+# what answers questions one token at a time without a cache takes an hour at the sizes above
+SPEAKING_CPU = replace(CPU, width=256, layers=4, mlp=704, heads=4, vision_width=128, answer=32, decoder=32)
 
 
 def shape_here(toy: bool) -> Shape:
-    """The sizes for this machine."""
+    """The sizes for this machine, to train."""
     return TOY if toy else CUDA if torch.cuda.is_available() else CPU
+
+
+def speaking_shape_here(toy: bool) -> Shape:
+    """The sizes for this machine, to answer questions."""
+    return SPEAKING_CPU if shape_here(toy) is CPU else shape_here(toy)
 
 
 def device() -> str:
@@ -180,7 +188,7 @@ def speak(model: PopenForReasoningSegmentation, processor: PopenProcessor, words
             layer.self_attn.o_proj.weight.mul_(0.01)
             layer.mlp.down_proj.weight.mul_(0.01)
         head = model.get_output_embeddings().weight.zero_()
-        for before, after in zip(said, said[1:], strict=False):
+        for before, after in itertools.pairwise(said):
             head[after] = embedded[before] / embedded[before].norm()
 
 
