@@ -81,7 +81,8 @@ def report(args: argparse.Namespace, figures: list[Figure], **facts) -> None:
     shown = [asdict(own) | {"met": own.met} for own in figures]
     where = {"commit": head_commit(), "machine": machine(), "threads": torch.get_num_threads(), "load": load()}
     write_json(args.out, where | {"toy": args.toy, "seed": args.seed} | facts | {"figures": shown})
-    print(HEADING, *map(row, figures), sep="\n")
+    if figures:
+        print(HEADING, *map(row, figures), sep="\n")
 
 
 def load() -> float | None:
@@ -101,6 +102,8 @@ def table(folder: Path) -> str:
         if "figures" not in found:
             raise DataError(f"{file}: has no figures; delete it or write it again with its benchmark")
         own = [Figure(**{k: v for k, v in entry.items() if k != "met"}) for entry in found["figures"]]
+        if not own:
+            continue  # growth has curves
         lines += [f"\n`{file.stem}`: {found['machine']}, load {found['load']}, commit {found['commit']}\n", HEADING]
         lines += map(row, own)
     if not lines:

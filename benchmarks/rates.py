@@ -53,6 +53,19 @@ def peak_bytes(work: Callable[[], object]) -> int:
     return process_peak() - before
 
 
+def kept_bytes(forward: Callable[[], object]) -> int:
+    """Bytes of the tensors that a forward pass keeps for its backward pass, each storage once."""
+    storages: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no other gets its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+
 def forget_peak() -> None:
     """Sets this process's peak memory to what it holds now, where the system lets it (Linux)."""
     switch = Path("/proc/self/clear_refs")
