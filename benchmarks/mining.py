@@ -74,7 +74,7 @@ def main() -> None:
     model, processor = load_model(MODEL)
     model.to(device()).eval()
     settings = MiningArguments(seed=args.seed)
-    pictures = 2 if args.toy else 256 if torch.cuda.is_available() else 48
+    pictures = 2 if args.toy else 256 if torch.cuda.is_available() else 24
     with TemporaryDirectory() as folder:
         write_dataset((sample(args.seed + k) for k in range(pictures)), f"{folder}/data", "train")
         rows = load_split(f"{folder}/data", "train")

@@ -55,7 +55,7 @@ def ratio(over: list[int], under: list[int], **more) -> Figure:
 
 
 def main() -> None:
-    made = parser(__doc__, turns=3)
+    made = parser(__doc__, turns=2)
     made.add_argument("--side", choices=SIDES, help="only measure this one here, and print its bytes")
     args = made.parse_args()
     if args.side:

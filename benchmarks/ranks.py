@@ -82,10 +82,10 @@ def turn(job: Callable, processes: int, data: str, root: Path, numbers) -> Calla
 
 
 def main() -> None:
-    made = parser(__doc__, turns=3)
+    made = parser(__doc__, turns=2)
     made.add_argument("--jobs", nargs="+", choices=JOBS, default=["evaluation"])
     args = made.parse_args()
-    pictures = 8 if args.toy else 256
+    pictures = 8 if args.toy else 192
     figures = []
     with TemporaryDirectory() as folder:
         root, data = Path(folder), f"{folder}/data"
