@@ -28,7 +28,7 @@ test: check
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations=10
 
 # one after another, each with both sides in turns; on two idle cores
-BENCHMARKS := preference_step preference_memory sft_step segment ensemble mining evaluation ranks growth
+BENCHMARKS := preference_step preference_memory sft_step segment ensemble mining evaluation growth ranks
 BENCH_OUT := docs/results/bench
 
 bench: $(STAMP)

@@ -26,20 +26,23 @@ MODEL = ROOT / "popen" / "assets" / "popen-tiny"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
+def launcher(processes: int) -> list[str]:
+    """Torch's own: `accelerate launch` starts one process on a machine without a GPU, however many it is asked for."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+
+
 def evaluation(processes: int, data: str, out: Path) -> list[str]:
     """The command that scores popen-tiny on a split."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     return [
-        sys.executable, *launch, "-m", "eval.hallucination", "--model", str(MODEL), "--data", data, "--split", "train",
+        *launcher(processes), "-m", "eval.hallucination", "--model", str(MODEL), "--data", data, "--split", "train",
         "--out", str(out),
     ]  # fmt: skip
 
 
 def mining(processes: int, data: str, out: Path) -> list[str]:
     """The command that mines the split."""
-    launch = ["-m", "accelerate.commands.launch", "--num_processes", str(processes)]
     return [
-        sys.executable, *launch, str(ROOT / "recipes" / "mine.py"), "--model_name_or_path", str(MODEL), "--dataset",
+        *launcher(processes), str(ROOT / "recipes" / "mine.py"), "--model_name_or_path", str(MODEL), "--dataset",
         data, "--output_dir", str(out), "--shard_rows", "8",
     ]  # fmt: skip
 
