@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test check smol-weights clean
+.PHONY: demo test check bench bench-gpu smol-weights clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'popen needs Python 3.11 or newer: make PYTHON=python3.11')"
@@ -26,6 +26,22 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations=10
+
+# one after another, each with both sides in turns; on two idle cores. benchmarks.ranks is not among them: it was never run to its end
+BENCHMARKS := preference_step preference_memory sft_step segment ensemble mining evaluation growth
+BENCH_OUT := docs/results/bench
+
+bench: $(STAMP)
+	mkdir -p $(BENCH_OUT)
+	for name in $(BENCHMARKS); do \
+		$(BIN)/python -W ignore -m benchmarks.$$name --out $(BENCH_OUT)/$$name.json || exit 1; \
+	done
+	$(BIN)/python -m benchmarks.figures $(BENCH_OUT)
+
+# the same scripts take the sizes of a GPU where they find one; evaluation and ranks are a processor's work
+bench-gpu: $(STAMP)
+	$(BIN)/python -c "import torch, sys; sys.exit(not torch.cuda.is_available() and 'no CUDA device here: make bench measures on the processor')"
+	$(MAKE) bench BENCH_OUT=docs/results/bench_gpu BENCHMARKS="preference_step preference_memory sft_step segment ensemble mining growth"
 
 # SmolLM2-135M-Instruct (Apache-2.0) and LiteMedSAM's encoder (Apache-2.0), for recipes/smol.py; their code is not used
 smol-weights: $(STAMP)

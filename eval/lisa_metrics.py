@@ -22,8 +22,8 @@ def mask_counts(predicted_HW: np.ndarray, truth_HW: np.ndarray, valid_HW: np.nda
         raise ValueError(
             f"predicted {predicted_HW.shape}, truth {truth_HW.shape} and valid {valid_HW.shape} differ in size"
         )
-    both = int((predicted_HW & truth_HW & valid_HW).sum())
-    return MaskCounts(both, int(((predicted_HW | truth_HW) & valid_HW).sum()))
+    both = np.count_nonzero(predicted_HW & truth_HW & valid_HW)
+    return MaskCounts(int(both), int(np.count_nonzero((predicted_HW | truth_HW) & valid_HW)))
 
 
 def lisa_iou(counts: MaskCounts) -> float:

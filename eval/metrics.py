@@ -59,10 +59,9 @@ def match_counts(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray) ->
         raise ValueError(f"predicted {predicted.shape}, truth {truth.shape} and valid {valid.shape} differ in size")
     if len(predicted) == 0 and len(truth) == 0:
         return [MaskCounts(0, 0)]
-    p = predicted[:, valid].astype(np.float64)
-    t = truth[:, valid].astype(np.float64)
-    intersection = p @ t.T
-    area_p, area_t = p.sum(1), t.sum(1)
+    p, t = _packed(predicted, valid), _packed(truth, valid)
+    intersection = np.stack([_ones(one & t) for one in p]) if len(p) else np.zeros((0, len(t)), np.int64)
+    area_p, area_t = _ones(p), _ones(t)
     union = area_p[:, None] + area_t[None] - intersection
     iou = np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
     rows, columns = linear_sum_assignment(-iou)
@@ -71,6 +70,17 @@ def match_counts(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray) ->
     slots += [MaskCounts(0, int(area_p[r])) for r in range(len(p)) if r not in rows and area_p[r] > 0]
     slots += [MaskCounts(0, int(area_t[c])) for c in range(len(t)) if c not in columns and area_t[c] > 0]
     return slots or [MaskCounts(0, 0)]
+
+
+def _packed(masks: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Bool masks (P, H, W) without ignored pixels, 64 pixels a word, (P, W): they are counted a word at a time."""
+    bits = np.packbits((masks & valid).reshape(len(masks), valid.size), axis=1)
+    return np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
+
+
+def _ones(words: np.ndarray) -> np.ndarray:
+    """How many bits are set, over the last axis."""
+    return np.bitwise_count(words).sum(-1, dtype=np.int64)
 
 
 def bootstrap_interval(groups: list, statistic, seed: int = 0, draws: int = 1000) -> tuple[float, float]:

@@ -161,3 +161,15 @@ def test_bootstrap_resamples_groups():
 def test_bootstrap_without_groups_is_an_error():
     with pytest.raises(ValueError, match="at least one"):
         bootstrap_interval([], ciou)
+
+
+def test_words_of_64_pixels_count_what_pixels_do():
+    """Sizes that fill no whole word, ignored pixels, several masks: sums over pixels, one by one."""
+    draw = np.random.default_rng(0)
+    for height, width in ((1, 1), (7, 9), (8, 16), (13, 21)):
+        predicted, truth = draw.random((2, 3, height, width)) < 0.5
+        valid = draw.random((height, width)) < 0.8
+        found = sorted(pairs(match_counts(predicted[:1], truth[:1], valid)))
+        both, either = (predicted[0] & truth[0] & valid).sum(), ((predicted[0] | truth[0]) & valid).sum()
+        assert found == [(both, either)]
+        assert sum(u for _, u in pairs(match_counts(predicted, truth[:0], valid))) == (predicted & valid).sum()

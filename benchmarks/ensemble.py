@@ -1,0 +1,62 @@
+"""What an ensemble costs over a single pass: eight embedding-space hypotheses, and four views of the picture.
+
+    python -m benchmarks.ensemble --out docs/results/bench/ensemble.json
+
+A single pass generates an answer and decodes its masks. Hypotheses of the embedding run no further language pass, only
+light mask decodes; views of the picture read the answer again on each, in one batch.
+"""
+
+from dataclasses import asdict
+
+import torch
+
+from benchmarks.figures import figure, parser, report
+from benchmarks.shapes import picture, question, scripted, speaking_shape_here
+from benchmarks.turns import take_turns
+from popen.errors import one_line_errors
+from popen.lvlm.hypotheses import attended_drafts, hypothesis_scores, view_hypotheses
+from popen.lvlm.inference import decode_drafts, generate_drafts
+from popen.lvlm.segmentation import Answer, finish
+from popen.preference.sampling import noise_rectangle
+
+HYPOTHESES, VIEWS = 8, 4
+
+
+@torch.no_grad()
+def over_views(model, processor, images, questions) -> list[Answer]:
+    """The preference ensemble over noise-rectangle views: POPEN's own."""
+    drafts = generate_drafts(model, processor, images, questions)
+    views = [[noise_rectangle(k, 0.08, 0.15, 0.5) for k in range(VIEWS)] for _ in drafts]
+    hypotheses = view_hypotheses(model, processor, images, questions, drafts, views)
+    scores = hypothesis_scores(model, drafts, hypotheses)
+    drafts = attended_drafts(drafts, hypotheses, scores, model.config.ensemble_sharpness)
+    decoded = decode_drafts(model, drafts)
+    logits = [draft.canvas.restore(own) for draft, (own, _) in zip(drafts, decoded, strict=True)]
+    return finish(drafts, decoded, logits, model.config.ensemble_threshold)
+
+
+def main() -> None:
+    args = parser(__doc__, turns=7).parse_args()
+    shape = speaking_shape_here(args.toy)
+    model, processor = scripted(shape, args.seed)
+    figures = []
+    for count in (1, 8):
+        images = [picture(args.seed + k) for k in range(count)]
+        questions = [question(processor, shape, args.seed + k) for k in range(count)]
+        hypotheses, views = f"{HYPOTHESES} hypotheses", f"{VIEWS} views"
+        ways = {
+            "one pass": lambda i=images, q=questions: model.segment(i, q, processor),
+            hypotheses: lambda i=images, q=questions: model.segment(i, q, processor, ensemble=HYPOTHESES),
+            views: lambda i=images, q=questions: over_views(model, processor, i, q),
+        }
+        taken = take_turns(ways, args.turns, f"ensemble, {count} questions")
+        gpu = torch.cuda.is_available()
+        for name, bar in ((hypotheses, 1.1 if gpu else 1.4), (views, 1.3 if gpu else 2.5)):
+            what = f"ensemble of {name} / one pass, {count} question{'s' * (count > 1)} at a time"
+            figures.append(figure(what, taken, name, "one pass", at_most=bar, limit="1"))
+    report(args, figures, shape=asdict(shape))
+
+
+if __name__ == "__main__":
+    with one_line_errors("benchmarks.ensemble"):
+        main()

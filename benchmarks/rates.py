@@ -1,0 +1,79 @@
+"""What the machine could do: its measured matmul rate, the FLOPs of a piece of work, and its peak memory."""
+
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.turns import timed
+
+
+def matmul_rate(dtype: torch.dtype, size: int | None = None) -> float:
+    """FLOP/s of a square matmul on this machine's device, the best of five."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = size or (8192 if device == "cuda" else 1024)
+    left = torch.randn(size, size, device=device).to(dtype)
+    right = torch.randn(size, size, device=device).to(dtype)
+    left @ right
+    return 2 * size**3 / min(timed(lambda: left @ right).wall for _ in range(5))
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Floating-point operations of the matmuls and convolutions of a call.
+
+    On a CPU, torch does not count fused attention: a few per cent at these lengths.
+    """
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def speeds(work: int, tokens: int, seconds: float, rate: float) -> dict[str, float]:
+    """Tokens per second, and what share of the matmul rate a piece of work of so many FLOPs reached."""
+    return {"flops": work, "tokens_per_s": tokens / seconds, "share_of_matmul_rate": work / seconds / rate}
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """How far memory rises above what is held before a call: the allocator's on a GPU, the process's on a CPU.
+
+    On a CPU, use a fresh process: what an earlier call gave back to the allocator is not counted again.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    forget_peak()
+    before = process_peak()
+    work()
+    return process_peak() - before
+
+
+def kept_bytes(forward: Callable[[], object]) -> int:
+    """Bytes of the tensors that a forward pass keeps for its backward pass, each storage once."""
+    storages: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no other gets its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+
+def forget_peak() -> None:
+    """Sets this process's peak memory to what it holds now, where the system lets it (Linux)."""
+    switch = Path("/proc/self/clear_refs")
+    if switch.exists():
+        switch.write_text("5")
+
+
+def process_peak() -> int:
+    """The most bytes this process has held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,88 @@
+"""`segment` on eight questions together against one at a time: without a key-value cache, as PixelLM does, and with.
+
+    python -m benchmarks.segment --out docs/results/bench/segment.json
+
+The model says the same words to every question, with one target; both sides must give equal words and masks. The peer
+without a cache still encodes its picture once per answer, where PixelLM's code does it at every token.
+"""
+
+from dataclasses import asdict
+
+import numpy as np
+
+from benchmarks.figures import figure, parser, report
+from benchmarks.shapes import picture, question, scripted, speaking_shape_here
+from benchmarks.turns import take_turns
+from popen.data.safe_io import DataError
+from popen.errors import one_line_errors
+from popen.lvlm.inference import decode_drafts, generate_drafts
+from popen.lvlm.segmentation import Answer, finish
+
+QUESTIONS = 8
+
+
+def without_cache(model, processor, images, questions) -> list[Answer]:
+    """One question at a time; every token is computed from the whole sequence."""
+    answers = []
+    for image, asked in zip(images, questions, strict=True):
+        drafts = generate_drafts(model, processor, [image], [asked], batch_size=1, use_cache=False)
+        decoded = decode_drafts(model, drafts)
+        logits = [draft.canvas.restore(own) for draft, (own, _) in zip(drafts, decoded, strict=True)]
+        answers += finish(drafts, decoded, logits, model.config.mask_threshold)
+    return answers
+
+
+def one_by_one(model, processor, images, questions) -> list[Answer]:
+    """A call of `segment` per question."""
+    return [model.segment([image], [q], processor)[0] for image, q in zip(images, questions, strict=True)]
+
+
+def together(model, processor, images, questions) -> list[Answer]:
+    """One call of `segment`."""
+    return model.segment(images, questions, processor)
+
+
+def check_same(found: dict[str, list[Answer]]) -> float:
+    """The least share of equal pixels between the ways' masks.
+
+    Raises:
+        DataError: the ways say different words, or no answer has a target.
+    """
+    first, *others = found.values()
+    shares = []
+    for other in others:
+        for own, answer in zip(first, other, strict=True):
+            if own.text != answer.text or not own.targets:
+                raise DataError(f"{own.text[:60]!r} and {answer.text[:60]!r}: answers must be equal, with a target")
+            shares += [float(np.mean(a.mask == b.mask)) for a, b in zip(own.targets, answer.targets, strict=True)]
+    return min(shares)
+
+
+def main() -> None:
+    args = parser(__doc__, turns=3).parse_args()
+    shape = speaking_shape_here(args.toy)
+    model, processor = scripted(shape, args.seed)
+    questions = [question(processor, shape, args.seed + k) for k in range(QUESTIONS)]
+    several = [picture(args.seed + k) for k in range(QUESTIONS)]
+    one = [several[0]] * QUESTIONS
+    figures = []
+    for what, images, ways, bar in (
+        ("segment, 8 questions about 8 pictures", several, {"one by one without cache": without_cache}, 4.0),
+        ("segment, 8 questions about 8 pictures", several, {"one by one": one_by_one}, None),
+        ("segment, 8 questions about one picture", one, {"one by one": one_by_one}, 3.0),
+    ):
+        ways = ways | {"together": together}
+        equal = check_same({name: way(model, processor, images, questions) for name, way in ways.items()})
+        calls = {name: lambda w=way, i=images: w(model, processor, i, questions) for name, way in ways.items()}
+        slow = next(iter(ways))
+        taken = take_turns(calls, args.turns, what, warm_up=0)  # the check was the first turn
+        own = figure(f"{what}: {slow} / together", taken, slow, "together", at_least=bar)
+        own.notes.update({"least_share_of_equal_pixels": equal})
+        own.notes["answer_tokens_per_s"] = {name: QUESTIONS * shape.answer / s for name, s in own.seconds.items()}
+        figures.append(own)
+    report(args, figures, shape=asdict(shape))
+
+
+if __name__ == "__main__":
+    with one_line_errors("benchmarks.segment"):
+        main()

@@ -1,0 +1,46 @@
+"""Every benchmark runs at toy size and writes finite ratios; what they mean needs the real sizes."""
+
+import importlib
+import json
+import math
+import sys
+
+import pytest
+
+IN_PROCESS = ("preference_step", "sft_step", "segment", "ensemble", "mining", "evaluation", "growth")
+
+
+def run(name, tmp_path, monkeypatch, *options):
+    out = tmp_path / f"{name}.json"
+    monkeypatch.setattr(sys, "argv", [name, "--toy", "--turns", "1", "--out", str(out), *options])
+    importlib.import_module(f"benchmarks.{name}").main()
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("name", IN_PROCESS)
+@pytest.mark.filterwarnings("ignore")  # TRL's and PEFT's own
+def test_a_benchmark_runs(name, tmp_path, monkeypatch):
+    found = run(name, tmp_path, monkeypatch)
+    assert found["toy"] and found["commit"] and found["machine"]
+    ratios = [own["median"] for own in found["figures"]]
+    if name == "growth":
+        ratios = [p for axis in found["growth"].values() for p in axis["exponents"].values()]
+        assert len(list(tmp_path.glob("growth_*.svg"))) == len(found["growth"])
+    assert ratios and all(math.isfinite(value) for value in ratios)
+    if name == "preference_step":  # the two sides must read the same words and pictures in the same model
+        ours, theirs = found["figures"][0]["notes"]["chosen_logps"].values()
+        assert ours == pytest.approx(theirs, abs=1e-2)
+    if name == "sft_step":
+        ours, theirs = found["figures"][0]["notes"]["cross_entropy"].values()
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_memory_is_that_of_a_fresh_process(monkeypatch):
+    from benchmarks.preference_memory import in_own_process, ratio
+
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    found = in_own_process("ours", toy=True, seed=0)
+    assert found > 0
+    assert ratio([1, 2, 3], [2, 2, 2], what="x").median == 1.0
+    with pytest.raises(ValueError, match="the process ended with"):
+        in_own_process("nobody", toy=True, seed=0)
