@@ -21,6 +21,7 @@ from popen.data.safe_io import DataError, read_json, settle_json, storage_error,
 from popen.data.schema import Sample
 from popen.distributed.ranks import ALONE, Ranks
 from popen.lvlm.candidates import TOO_LONG, seg_row, text_rows
+from popen.lvlm.gallery import Gallery
 from popen.lvlm.hypotheses import embedding_hypotheses, view_hypotheses
 from popen.lvlm.inference import forced_drafts
 from popen.preference.correcting import CORRECT, REFUSALS, correct_all_with_truth
@@ -151,16 +152,17 @@ def mine(
 def _mine_shard(
     model, processor, samples, first_row: int, vocabulary, corrector, args: MiningArguments, seg_count: int
 ):
+    gallery = Gallery(model, processor)
     text, text_outcomes = [], []
     if args.streams != "seg":
-        text, text_outcomes = _mine_answers(model, processor, samples, first_row, vocabulary, corrector, args)
+        text, text_outcomes = _mine_answers(gallery, samples, first_row, vocabulary, corrector, args)
     seg, seg_outcomes = [], []
     if args.streams != "text" and seg_count:
-        seg, seg_outcomes = _mine_targets(model, processor, samples[:seg_count], first_row, args)
+        seg, seg_outcomes = _mine_targets(gallery, samples[:seg_count], first_row, args)
     return text, seg, {"text": dict(Counter(text_outcomes)), "seg": dict(Counter(seg_outcomes))}
 
 
-def _mine_answers(model, processor, samples, first_row: int, vocabulary, corrector, args: MiningArguments):
+def _mine_answers(gallery: Gallery, samples, first_row: int, vocabulary, corrector, args: MiningArguments):
     """Own answers drawn from the policy itself: greedy ones are wrong only where the model is sure.
 
     Pairs from greedy answers always reject what the model believes most, also where it is right to believe it; drawn
@@ -170,13 +172,24 @@ def _mine_answers(model, processor, samples, first_row: int, vocabulary, correct
     if args.temperature > 0:
         seeds = [item_seed(args.seed, question.id) for sample in samples for question in sample.questions]
         sampling = {"seeds": seeds, "temperature": args.temperature}
-    return text_rows(model, processor, samples, first_row, args.batch_size, vocabulary, corrector, **sampling)
+    return text_rows(
+        gallery.model,
+        gallery.processor,
+        samples,
+        first_row,
+        args.batch_size,
+        vocabulary,
+        corrector,
+        gallery,
+        **sampling,
+    )
 
 
-def _mine_targets(model, processor, samples, first_row: int, args: MiningArguments):
+def _mine_targets(gallery: Gallery, samples, first_row: int, args: MiningArguments):
+    model, processor = gallery.model, gallery.processor
     asked = [(s, q) for s in samples for q in s.questions]
     images, questions = [s.image for s, _ in asked], [q.question for _, q in asked]
-    drafts = forced_drafts(model, processor, images, questions, [q.answer for _, q in asked])
+    drafts = forced_drafts(model, processor, images, questions, [q.answer for _, q in asked], gallery=gallery)
     if args.views == "rectangle":
         seeds = [[item_seed(args.seed, s.image_id, k) for k in range(args.candidates)] for s, _ in asked]
         rectangles = [[noise_rectangle(k, args.min_area, args.max_area, args.sigma) for k in own] for own in seeds]
