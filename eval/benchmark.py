@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 from eval.arms import Arms, configured_thresholds, read_arms
 from eval.benchmark_report import Metric, describe, markdown, results, write_report
 from eval.published_rows import PROTOCOLS, Published
-from eval.ranks import CHUNK, Ranks, launched
+from eval.ranks import CHUNK, gather_rows, share
 from eval.rows import question_ids
 from popen.data.schema import SEG, Question, Sample, check_unique_ids, load_split
+from popen.distributed.ranks import Ranks, launched
 from popen.lvlm.inference import forced_drafts, generate_drafts
 from popen.lvlm.loading import load_model
 
@@ -147,9 +148,9 @@ def over_split(
 ) -> list[dict]:
     """Rows of `score` over this process's pictures, gathered: all on the first process, none on the others."""
     found = []
-    for chunk in tqdm(ranks.share(loaded.pictures), desc=what, unit=f"{CHUNK} pictures", disable=ranks.rank > 0):
+    for chunk in tqdm(share(ranks, loaded.pictures), desc=what, unit=f"{CHUNK} pictures", disable=ranks.rank > 0):
         found += score(chunk, [Sample.from_row(loaded.dataset[i]) for i in chunk])
-    return ranks.gather(found, expected, what)
+    return gather_rows(ranks, found, expected, what)
 
 
 def replies(

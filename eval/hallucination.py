@@ -11,10 +11,10 @@ from eval.benchmark import FREE, Loaded, load, over_split, parser
 from eval.benchmark_report import describe, markdown, write_report
 from eval.metrics import bootstrap_interval
 from eval.pope import NEGATIVES, Probe, ask, pooled, probes
-from eval.ranks import Ranks, launched
 from eval.rows import question_ids
 from eval.segmentation import score, summarise
 from popen.data.safe_io import DataError
+from popen.distributed.ranks import Ranks, launched
 from popen.errors import one_line_errors
 from popen.preference.hallucination import name_pattern
 

@@ -25,10 +25,11 @@ from eval.medical_metrics import MedicalRow, ScoringProtocol, row_from_json, sco
 from eval.medical_pictures import case_picture, extreme_cases
 from eval.medical_splits import read_split, scored_regions, true_masks
 from eval.medical_summary import markdown, summarise
-from eval.ranks import Ranks, launched
+from eval.ranks import gather_rows, share
 from eval.rows import write_rows
 from popen.data.medical_case import Case, CaseReference
 from popen.data.safe_io import storage_error, write_json
+from popen.distributed.ranks import Ranks, launched
 from popen.errors import one_line_errors
 from popen.medical.inference import predict_logits
 from popen.medical.segment_file import load_segmenter
@@ -111,7 +112,7 @@ def score_split(
     config = inference.segmenter.settings
     names = scored_regions(config)
     scored = []
-    mine = [index for chunk in ranks.share(len(references)) for index in chunk]
+    mine = [index for chunk in share(ranks, len(references)) for index in chunk]
     for index in tqdm(mine, desc="cases", unit="case", disable=ranks.rank > 0):
         case = references[index].load()
         truth = true_masks(case, config)
@@ -119,7 +120,7 @@ def score_split(
         rows = score_masks(masks, probabilities, truth, case.spacing, names, case.case_id, case.patient, protocol)
         scored += [row.as_json() for row in rows]
     expected = [f"{reference.case_id}/{name}" for reference in references for name in names]
-    return [row_from_json(row, where) for row in ranks.gather(scored, expected, where)]
+    return [row_from_json(row, where) for row in gather_rows(ranks, scored, expected, where)]
 
 
 def draw(inference: Inference, references: Sequence[CaseReference], shown: dict[str, str]) -> dict[str, Image.Image]:

@@ -21,7 +21,7 @@ from eval.medical_hypotheses import hypotheses, read_pair_arguments
 from eval.medical_metrics import ScoringProtocol
 from eval.medical_pictures import case_picture
 from eval.medical_splits import read_split, true_masks
-from eval.ranks import launched
+from popen.distributed.ranks import launched
 from popen.errors import one_line_errors
 from popen.medical.mining import Sampler
 from popen.medical.pair_choices import PairArguments, sampler_of

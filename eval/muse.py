@@ -26,8 +26,8 @@ from eval.muse_metrics import (
     released_ciou,
     released_giou,
 )
-from eval.ranks import launched
 from popen.data.schema import Question, Sample
+from popen.distributed.ranks import launched
 from popen.errors import one_line_errors
 from popen.preference.endpoint import Endpoint, EndpointChat
 

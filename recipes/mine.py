@@ -1,16 +1,18 @@
 """Mines text preferences P_t and segmentation preferences P_s from a model and a data set with true answers.
 
     accelerate launch --config_file accelerate_config.yaml recipes/mine.py --config recipes/mine_tiny.yaml
+    accelerate launch --multi_gpu --num_processes 8 recipes/mine.py --config recipes/mine_tiny.yaml
+    torchrun --nproc_per_node 2 recipes/mine.py --config recipes/mine_tiny.yaml  # on CPUs
 
-Work is done in shards; an interrupted run goes on where it was, and the same seed gives the same rows.
+Work is done in shards that the processes share; an interrupted run goes on where it was, on any number of processes,
+and the same seed gives the same rows.
 `output_dir` then holds `text/`, `seg/` and `mining.json` with counts, reasons and the model's fingerprint.
 """
 
 from dataclasses import dataclass, field
 
-import torch
-
 from popen.data.schema import load_split
+from popen.distributed.ranks import launched
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import MiningArguments, mine
 from popen.recipe import run
@@ -31,15 +33,16 @@ class ScriptArguments:
 
 def main(script: ScriptArguments, mining: MiningArguments) -> None:
     use_all_cores()
-    model, processor = load_model(script.model_name_or_path)
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    rows = load_split(script.dataset, script.split)
-    last = len(rows) if script.max_rows is None else min(script.first_row + script.max_rows, len(rows))
-    report = mine(
-        model, processor, rows, range(script.first_row, last), script.model_name_or_path, script.output_dir, mining
-    )
-    for stream in ("text", "seg"):
-        print(f"{stream}: {report[stream]['kept']} kept of {report[stream]['seen']}; {report[stream]['reasons']}")
+    with launched() as ranks:
+        model, processor = load_model(script.model_name_or_path)
+        model.to(ranks.device).eval()
+        rows = load_split(script.dataset, script.split)
+        last = len(rows) if script.max_rows is None else min(script.first_row + script.max_rows, len(rows))
+        selection = range(script.first_row, last)
+        report = mine(model, processor, rows, selection, script.model_name_or_path, script.output_dir, mining, ranks)
+    if ranks.rank == 0:
+        for stream in ("text", "seg"):
+            print(f"{stream}: {report[stream]['kept']} kept of {report[stream]['seen']}; {report[stream]['reasons']}")
 
 
 if __name__ == "__main__":

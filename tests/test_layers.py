@@ -12,10 +12,11 @@ FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("
 MAY_IMPORT = {
     "objectives": {"objectives"},
     "data": {"data"},
+    "distributed": {"distributed"},
     "preference": {"preference", "objectives", "data"},
-    "lvlm": {"lvlm", "objectives", "data", "preference"},
+    "lvlm": {"lvlm", "objectives", "data", "distributed", "preference"},
     "medical": {"medical", "objectives", "data", "preference"},
-    "training": {"training", "objectives", "data", "preference", "lvlm", "medical"},
+    "training": {"training", "objectives", "data", "distributed", "preference", "lvlm", "medical"},
 }
 ON_TOP = {"__init__", "__main__", "hub", "cli", "overlay", "recipe", "errors"}
 

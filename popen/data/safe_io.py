@@ -8,10 +8,12 @@ import io
 import json
 import os
 import re
+import secrets
 import unicodedata
 import urllib.parse
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -221,12 +223,19 @@ def write_json(path: str | Path, obj: Any) -> None:
         DataError: `obj` has NaN, infinity or something JSON does not know.
         StorageError: the disk refused; the old file is as it was.
     """
+    write_bytes(path, _json_bytes(path, obj))
+
+
+def settle_json(path: str | Path, obj: Any) -> Any:
+    """Write strict JSON unless the file is there, and return what it holds: of several processes the first decides.
+
+    Raises:
+        DataError, StorageError: as `write_json`; what is there is no JSON.
+    """
     path = Path(path)
-    try:
-        data = (json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not written, {_line(error)}; pass finite numbers, text, lists and dicts") from None
-    write_bytes(path, data)
+    if not path.exists():
+        _write(path, _json_bytes(path, obj), only_new=True)
+    return read_json(path)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -235,14 +244,29 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     Raises:
         StorageError: the disk refused; the old file is as it was.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _write(Path(path), data, only_new=False)
+
+
+def _json_bytes(path: str | Path, obj: Any) -> bytes:
+    try:
+        return (json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not written, {_line(error)}; pass finite numbers, text, lists and dicts") from None
+
+
+def _write(path: Path, data: bytes, only_new: bool) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")  # threads share a pid
     try:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if only_new:
+            with suppress(FileExistsError):
+                os.link(temporary, path)  # unlike a rename it leaves a file alone that is there
+            temporary.unlink()
+        else:
+            os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise storage_error(error, path, f"{len(data)} bytes needed, the old file is intact") from error

@@ -9,11 +9,13 @@ from torch.nn import functional as F
 
 from popen.data.schema import Question, Sample
 from popen.lvlm.canvas import Canvas
+from popen.lvlm.gallery import Gallery
 from popen.lvlm.hypotheses import decode_hypotheses
 from popen.lvlm.inference import generate_drafts
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import preference_branches, stack_rows
 from popen.lvlm.processing_popen import PopenProcessor
+from popen.objectives.scores import per_token_logps
 from popen.preference.correcting import CORRECT, Correction, changed_tokens, correct_all_with_truth
 from popen.preference.hallucination import mentions
 from popen.preference.judging import iou_with_truth
@@ -31,6 +33,7 @@ def text_rows(
     batch_size: int,
     vocabulary: re.Pattern | None,
     corrector: Corrector = correct_all_with_truth,
+    gallery: Gallery | None = None,
     **generation,
 ) -> tuple[list[dict], list[str]]:
     """P_t rows of some samples, and what became of every question: a correction's kind, or why it was dropped.
@@ -39,11 +42,13 @@ def text_rows(
         first_row: row of the first sample. vocabulary: names to look for in answers; None where nobody knows them.
         corrector: maps (sample, question, answer, phrases) of every answer to its correction, None where it is right,
             or a reason why there is none.
+        gallery: where pictures that are read again are kept; one for these samples by default.
         generation: how, as for `generate_drafts`; greedy by default.
     """
+    gallery = gallery or Gallery(model, processor)
     asked = [(row, sample, q) for row, sample in enumerate(samples, first_row) for q in sample.questions]
     images, questions = [s.image for _, s, _ in asked], [q.question for _, _, q in asked]
-    drafts = generate_drafts(model, processor, images, questions, batch_size=batch_size, **generation)
+    drafts = generate_drafts(model, processor, images, questions, batch_size=batch_size, gallery=gallery, **generation)
     rows, outcomes = [], []
     corrections = corrector(
         [(s, q, d.decoded.text, d.decoded.phrases) for (_, s, q), d in zip(asked, drafts, strict=True)]
@@ -74,22 +79,24 @@ def text_rows(
                 "rejected_changed": changed_rejected,
             }
         )
-    return _with_reference(model, processor, rows, samples, first_row, batch_size), outcomes
+    return _with_reference(gallery, rows, samples, first_row, batch_size), outcomes
 
 
 @torch.no_grad()
-def _with_reference(model, processor, rows, samples, first_row, batch_size) -> list[dict]:
+def _with_reference(gallery: Gallery, rows, samples, first_row, batch_size) -> list[dict]:
     """Adds the reference's per-token log-probabilities of both answers, computed as training packs them."""
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
+    model, processor = gallery.model, gallery.processor
+    order = sorted(rows, key=lambda r: len(r["question"]) + len(r["chosen"]) + len(r["rejected"]))  # little padding
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
         packed = [preference_branches(processor, r["question"], r["chosen"], r["rejected"], r["id"]) for r in part]
         inputs = stack_rows([p.without_targets() for p in packed], processor.tokenizer.pad_token_id)
-        squares = [processor.place(samples[r["row"] - first_row].image)[0] for r in part]
-        output = model(
-            **{k: v.to(model.device) for k, v in inputs.items() if k not in ("token_sequence", "sequence_row")},
-            pixel_values=processor.pixel_values(squares).to(model.device, model.dtype),
-        )
-        logps = output.logps.float().cpu()
+        inputs = {name: value.to(model.device) for name, value in inputs.items()}
+        shown = gallery.show([samples[r["row"] - first_row].image for r in part], [r["row"] for r in part])
+        pictures = shown.pictures.of_rows(shown.rows)
+        hidden, _ = model.read(inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], pictures)
+        logits = model.get_output_embeddings()(hidden[inputs["token_row"], inputs["token_predictor"]])
+        logps = per_token_logps(logits, inputs["token_labels"]).float()
         for number, row in enumerate(part):
             row["ref_chosen_logps"] = logps[inputs["token_sequence"] == 2 * number].tolist()
             row["ref_rejected_logps"] = logps[inputs["token_sequence"] == 2 * number + 1].tolist()

@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import LogitsProcessorList
 
 from popen.lvlm.canvas import Canvas
+from popen.lvlm.gallery import Gallery
 from popen.lvlm.modeling_popen import EncodedPictures, PopenForReasoningSegmentation
 from popen.lvlm.packing import question_branches, stack_rows
 from popen.lvlm.processing_popen import DecodedAnswer, PopenProcessor
@@ -40,6 +41,7 @@ def generate_drafts(
     batch_size: int = 32,
     seeds: list[int] | None = None,
     temperature: float = 1.0,
+    gallery: Gallery | None = None,
     **generation,
 ) -> list[Draft]:
     """Free generation: answers in the model's own words, greedy, or sampled where every question has a seed.
@@ -47,15 +49,18 @@ def generate_drafts(
     Args:
         seeds: one per question; an answer does not depend on what its question is batched with.
         temperature: of sampled answers, above 0. generation: further settings of transformers' `generate`.
+        gallery: where pictures that other passes read too are kept; without, each batch encodes its own.
     """
     _check_lengths(images, questions)
     ids = [processor.question_ids(q, f"question {i}") for i, q in enumerate(questions)]
     drafts: list[Draft | None] = [None] * len(questions)
     # An answer may be as long as its own question leaves room for, whatever the neighbours ask.
     room = [min(max_new_tokens, processor.max_length - len(processor.prefix_ids) - len(i)) for i in ids]
-    order = sorted(range(len(questions)), key=lambda i: -room[i])
+    # questions of like length go together where that costs no picture a second look
+    order = sorted(range(len(questions)), key=lambda i: (-room[i], len(ids[i]) if gallery else 0))
     for window in _windows(order, room, batch_size):
-        pictures, canvases, row_picture = _encode_unique(model, processor, [images[i] for i in window], window)
+        shown = (gallery or Gallery(model, processor)).show([images[i] for i in window], window)
+        pictures, row_picture = shown.pictures, shown.rows
         batch = [processor.prefix_ids + ids[i] for i in window]
         own = generation
         if seeds is not None:
@@ -67,7 +72,7 @@ def generate_drafts(
             at = torch.tensor(decoded.groups, dtype=torch.long).reshape(-1, len(processor.seg_token_ids))
             embeddings = model.codebook(states[row][at.to(states.device)])
             features = tuple(level[picture] for level in pictures.features)
-            drafts[window[row]] = Draft(decoded, embeddings, features, canvases[picture])
+            drafts[window[row]] = Draft(decoded, embeddings, features, shown.canvases[picture])
     return drafts
 
 
@@ -92,10 +97,10 @@ def continue_answers(
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     order = [i for i in order if len(prompts[i]) < processor.max_length]
     for window in (order[at : at + batch_size] for at in range(0, len(order), batch_size)):
-        pictures, _, row_picture = _encode_unique(model, processor, [images[i] for i in window], window)
+        shown = Gallery(model, processor).show([images[i] for i in window], window)
         room = min(max_new_tokens, processor.max_length - len(prompts[window[0]]))
         batch = [prompts[i] for i in window]
-        generated, _ = _generate(model, processor, batch, pictures, row_picture, room, {})
+        generated, _ = _generate(model, processor, batch, shown.pictures, shown.rows, room, {})
         for index, ids in zip(window, generated.tolist(), strict=True):
             whole = [*starts[index], *ids]
             if eos in whole:
@@ -111,10 +116,11 @@ def forced_drafts(
     questions: list[str],
     answers: list[str],
     batch_size: int = 32,
+    gallery: Gallery | None = None,
 ) -> list[Draft]:
     """Teacher forcing: answers are given, only the masks are the model's; questions about one picture share it."""
     drafts: list[Draft | None] = [None] * len(questions)
-    for batch in read_answers(model, processor, images, questions, answers, batch_size):
+    for batch in read_answers(model, processor, images, questions, answers, batch_size, gallery):
         for index, draft in zip(batch.order, draft_answers(model, processor, batch, answers), strict=True):
             drafts[index] = draft
     return drafts
@@ -131,26 +137,29 @@ class ReadAnswers:
     canvases: list[Canvas]
 
 
-def read_answers(model, processor, images, questions, answers, batch_size: int) -> Iterator[ReadAnswers]:
+def read_answers(
+    model, processor, images, questions, answers, batch_size: int, gallery: Gallery | None = None
+) -> Iterator[ReadAnswers]:
     """One forward pass per `batch_size` rows; a row is a picture with at most MOST_BRANCHES of its answers."""
     _check_lengths(images, questions)
     order: dict[int, list[int]] = {}
     for index, image in enumerate(images):
         order.setdefault(id(image), []).append(index)
     groups = [own[at : at + MOST_BRANCHES] for own in order.values() for at in range(0, len(own), MOST_BRANCHES)]
-    groups.sort(key=len)  # rows of one batch are padded to the longest
+    # rows of one batch are padded to the longest; letters stand for tokens
+    groups.sort(key=lambda group: sum(len(questions[i]) + len(answers[i]) for i in group))
     for start in range(0, len(groups), batch_size):
         batch = groups[start : start + batch_size]
         firsts = [group[0] for group in batch]
-        pictures, canvases, picture = _encode_unique(model, processor, [images[i] for i in firsts], firsts)
-        pictures = pictures.of_rows(picture)
+        shown = (gallery or Gallery(model, processor)).show([images[i] for i in firsts], firsts)
+        pictures = shown.pictures.of_rows(shown.rows)
         rows = [question_branches(processor, [(questions[i], answers[i]) for i in g], f"row {g[0]}") for g in batch]
         inputs = {k: v.to(model.device) for k, v in stack_rows(rows, processor.tokenizer.pad_token_id).items()}
         hidden, _ = model.read(
             inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], pictures, spans=inputs["spans"]
         )
         flat = [index for group in batch for index in group]
-        yield ReadAnswers(flat, inputs, hidden, pictures, [canvases[i] for i in picture])
+        yield ReadAnswers(flat, inputs, hidden, pictures, [shown.canvases[i] for i in shown.rows])
 
 
 def draft_answers(model, processor, batch: ReadAnswers, answers: list[str]) -> list[Draft]:
@@ -203,20 +212,6 @@ def _windows(order: list[int], room: list[int], batch_size: int):
     for _, run in itertools.groupby(order, key=lambda i: room[i]):
         run = list(run)
         yield from (run[start : start + batch_size] for start in range(0, len(run), batch_size))
-
-
-def _encode_unique(model, processor, images, numbers: list[int]) -> tuple[EncodedPictures, list[Canvas], list[int]]:
-    """Encodes each distinct picture object once; returns it with its canvas and, per row, the picture's index."""
-    index: dict[int, int] = {}
-    squares, canvases, rows = [], [], []
-    for number, image in zip(numbers, images, strict=True):
-        if id(image) not in index:
-            index[id(image)] = len(squares)
-            square, canvas = processor.place(image, f"image {number}")
-            squares.append(square)
-            canvases.append(canvas)
-        rows.append(index[id(image)])
-    return model.encode_pictures(processor.pixel_values(squares).to(model.device, model.dtype)), canvases, rows
 
 
 def _generate(model, processor, batch, pictures, row_picture, max_new_tokens, settings):

@@ -1,10 +1,11 @@
-"""Mining a data set with a model: shard by shard, resumable, the same rows for the same seed."""
+"""Mining a data set with a model: shard by shard, on any number of processes, resumable; same seed, same bytes."""
 
 import hashlib
 import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,9 +17,11 @@ from pyarrow import parquet
 from tqdm.auto import tqdm
 
 from popen.data.preference_schema import SEG_FEATURES, TEXT_FEATURES
-from popen.data.safe_io import DataError, read_json, storage_error, write_json
+from popen.data.safe_io import DataError, read_json, settle_json, storage_error, write_json
 from popen.data.schema import Sample
+from popen.distributed.ranks import ALONE, Ranks
 from popen.lvlm.candidates import TOO_LONG, seg_row, text_rows
+from popen.lvlm.gallery import Gallery
 from popen.lvlm.hypotheses import embedding_hypotheses, view_hypotheses
 from popen.lvlm.inference import forced_drafts
 from popen.preference.correcting import CORRECT, REFUSALS, correct_all_with_truth
@@ -94,8 +97,13 @@ class MiningArguments:
             raise DataError(f"temperature = {self.temperature}: give 0 (greedy) or more")
 
 
-def mine(model, processor, rows, selection: range, model_name: str, output_dir, args: MiningArguments) -> dict:
-    """Writes `text/`, `seg/` and `mining.json` under `output_dir` and returns the report.
+def mine(
+    model, processor, rows, selection: range, model_name: str, output_dir, args: MiningArguments, ranks: Ranks = ALONE
+) -> dict:
+    """Writes `text/`, `seg/` and `mining.json` under `output_dir` and returns the report, on every process.
+
+    Processes take every N-th of the shards that are missing; the first one merges. What is mined does not depend on
+    N, only, by rounding, on how many threads a process has.
 
     Raises:
         DataError: `output_dir` holds shards of another model, data set or setting.
@@ -104,13 +112,17 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
     if not selection:
         raise DataError(f"rows {selection.start} to {selection.stop}: nothing to mine, the split has {len(rows)} rows")
     output = Path(output_dir)
+    shards = {
+        output / "shards" / f"{start:08d}": range(start, min(start + args.shard_rows, selection.stop))
+        for start in range(selection.start, selection.stop, args.shard_rows)
+    }
     identity = {
         "model": model_fingerprint(model_name),
         "data": rows._fingerprint,
         "rows": [selection.start, selection.stop],
         "settings": {name: value for name, value in asdict(args).items() if name not in PATIENCE},
     }
-    _claim(output, identity)
+    missing = ranks.first(lambda: _claim(output, identity, shards))
     names = {name for names in rows["objects"][:] for name in names}
     vocabulary = name_pattern(names) if names else None
     corrector = correct_all_with_truth
@@ -120,39 +132,38 @@ def mine(model, processor, rows, selection: range, model_name: str, output_dir, 
             timeout=args.corrector_timeout, workers=args.corrector_workers,
         )  # fmt: skip
         corrector = EndpointCorrector(where, output / "corrections")
-    shards = [
-        range(start, min(start + args.shard_rows, selection.stop))
-        for start in range(selection.start, selection.stop, args.shard_rows)
-    ]
-    for shard in tqdm(shards, desc="mining", unit="shard"):
-        folder = output / "shards" / f"{shard.start:08d}"
-        if not folder.is_dir():
-            most = len(selection) if args.seg_pictures is None else args.seg_pictures
-            seg_count = max(0, selection.start + most - shard.start)
-            wanted = shard[:seg_count] if args.streams == "seg" else shard
-            samples = [Sample.from_row(rows[i]) for i in wanted]
-            text, seg, outcomes = _mine_shard(
-                model, processor, samples, shard.start, vocabulary, corrector, args, seg_count
-            )
-            _write_shard(folder, text, seg, outcomes)
-    spent = {"corrector": dict(corrector.counts)} if isinstance(corrector, EndpointCorrector) else {}
+    if ranks.rank > 0:
+        datasets.disable_progress_bars()  # one process speaks
+    for folder in tqdm(ranks.deal(missing), desc="mining", unit="shard", disable=ranks.rank > 0):
+        shard = shards[folder]
+        most = len(selection) if args.seg_pictures is None else args.seg_pictures
+        seg_count = max(0, selection.start + most - shard.start)
+        wanted = shard[:seg_count] if args.streams == "seg" else shard
+        samples = [Sample.from_row(rows[i]) for i in wanted]
+        text, seg, outcomes = _mine_shard(
+            model, processor, samples, shard.start, vocabulary, corrector, args, seg_count
+        )
+        _write_shard(folder, text, seg, outcomes)
+    counts = ranks.gather(corrector.counts if isinstance(corrector, EndpointCorrector) else None)
+    spent = {"corrector": dict(sum(counts, Counter()))} if args.corrector == "openai" else {}
     name = Path(model_name).name if Path(model_name).is_absolute() else str(model_name)  # reports are shared
-    return _merge(output, shards, identity | {"model_name": name} | spent)
+    return ranks.first(lambda: _merge(output, list(shards), identity | {"model_name": name} | spent))
 
 
 def _mine_shard(
     model, processor, samples, first_row: int, vocabulary, corrector, args: MiningArguments, seg_count: int
 ):
+    gallery = Gallery(model, processor)
     text, text_outcomes = [], []
     if args.streams != "seg":
-        text, text_outcomes = _mine_answers(model, processor, samples, first_row, vocabulary, corrector, args)
+        text, text_outcomes = _mine_answers(gallery, samples, first_row, vocabulary, corrector, args)
     seg, seg_outcomes = [], []
     if args.streams != "text" and seg_count:
-        seg, seg_outcomes = _mine_targets(model, processor, samples[:seg_count], first_row, args)
+        seg, seg_outcomes = _mine_targets(gallery, samples[:seg_count], first_row, args)
     return text, seg, {"text": dict(Counter(text_outcomes)), "seg": dict(Counter(seg_outcomes))}
 
 
-def _mine_answers(model, processor, samples, first_row: int, vocabulary, corrector, args: MiningArguments):
+def _mine_answers(gallery: Gallery, samples, first_row: int, vocabulary, corrector, args: MiningArguments):
     """Own answers drawn from the policy itself: greedy ones are wrong only where the model is sure.
 
     Pairs from greedy answers always reject what the model believes most, also where it is right to believe it; drawn
@@ -162,13 +173,24 @@ def _mine_answers(model, processor, samples, first_row: int, vocabulary, correct
     if args.temperature > 0:
         seeds = [item_seed(args.seed, question.id) for sample in samples for question in sample.questions]
         sampling = {"seeds": seeds, "temperature": args.temperature}
-    return text_rows(model, processor, samples, first_row, args.batch_size, vocabulary, corrector, **sampling)
+    return text_rows(
+        gallery.model,
+        gallery.processor,
+        samples,
+        first_row,
+        args.batch_size,
+        vocabulary,
+        corrector,
+        gallery,
+        **sampling,
+    )
 
 
-def _mine_targets(model, processor, samples, first_row: int, args: MiningArguments):
+def _mine_targets(gallery: Gallery, samples, first_row: int, args: MiningArguments):
+    model, processor = gallery.model, gallery.processor
     asked = [(s, q) for s in samples for q in s.questions]
     images, questions = [s.image for s, _ in asked], [q.question for _, q in asked]
-    drafts = forced_drafts(model, processor, images, questions, [q.answer for _, q in asked])
+    drafts = forced_drafts(model, processor, images, questions, [q.answer for _, q in asked], gallery=gallery)
     if args.views == "rectangle":
         seeds = [[item_seed(args.seed, s.image_id, k) for k in range(args.candidates)] for s, _ in asked]
         rectangles = [[noise_rectangle(k, args.min_area, args.max_area, args.sigma) for k in own] for own in seeds]
@@ -191,22 +213,19 @@ def _mine_targets(model, processor, samples, first_row: int, args: MiningArgumen
     return seg, seg_outcomes
 
 
-def _claim(output: Path, identity: dict) -> None:
-    """Starts a folder for this identity, or checks that it was started for the same."""
-    claim = output / "claim.json"
-    if claim.exists():
-        found = read_json(claim)
-        for key, value in identity.items():
-            if found.get(key) != value:
-                raise DataError(f"{output}: was mined with another {key}; delete it or choose another output_dir")
-        for leftover in (output / "shards").glob("*.tmp"):
-            shutil.rmtree(leftover)
-    else:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(error, output, "nothing was written") from error
-        write_json(claim, identity)
+def _claim(output: Path, identity: dict, shards: Collection[Path]) -> list[Path]:
+    """Starts a folder for this identity, or checks that it was started for the same; the shards that are missing."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, output, "nothing was written") from error
+    found = settle_json(output / "claim.json", identity)
+    for key, value in identity.items():
+        if found.get(key) != value:
+            raise DataError(f"{output}: was mined with another {key}; delete it or choose another output_dir")
+    for leftover in (output / "shards").glob("*.tmp"):
+        shutil.rmtree(leftover)
+    return [folder for folder in shards if not folder.is_dir()]
 
 
 def _write_shard(folder: Path, text: list[dict], seg: list[dict], outcomes: dict) -> None:
@@ -222,9 +241,8 @@ def _write_shard(folder: Path, text: list[dict], seg: list[dict], outcomes: dict
         raise storage_error(error, folder, "finished shards are intact, run again to go on") from error
 
 
-def _merge(output: Path, shards: list[range], identity: dict) -> dict:
+def _merge(output: Path, folders: list[Path], identity: dict) -> dict:
     """One data set per stream out of all shards, and the report."""
-    folders = [output / "shards" / f"{shard.start:08d}" for shard in shards]
     counts = {"text": Counter(), "seg": Counter()}
     for folder in folders:
         for stream, found in read_json(folder / "outcomes.json").items():

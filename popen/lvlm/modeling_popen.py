@@ -40,6 +40,16 @@ class EncodedPictures:
         features = tuple(f[picture] for f in self.features)
         return EncodedPictures([self.language[i] for i in picture], features, deep, shown)
 
+    @staticmethod
+    def joined(parts: "list[EncodedPictures]") -> "EncodedPictures":
+        """The pictures of all parts, in their order."""
+        deep = tuple(
+            [one for layer in layers for one in layer] for layers in zip(*(p.deep for p in parts), strict=True)
+        )
+        shown = None if parts[0].shown is None else [one for part in parts for one in part.shown]
+        features = tuple(torch.cat(levels) for levels in zip(*(part.features for part in parts), strict=True))
+        return EncodedPictures([one for part in parts for one in part.language], features, deep, shown)
+
     def readable(self, is_picture_BS: torch.Tensor) -> torch.Tensor:
         """Which columns of rows (B, S) others may attend to, bool: all but picture tokens that are not `shown`."""
         columns = torch.ones_like(is_picture_BS)

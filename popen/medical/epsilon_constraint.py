@@ -1,5 +1,7 @@
 """The ε-constraint as a supervised loss: the boundary is learned while the interior stays below a limit."""
 
+import math
+
 import torch
 from torch import distributed
 
@@ -31,14 +33,14 @@ class EpsilonConstraint:
         """The parts with the λ so far, which then takes its step; it takes none without gradients, as in validation.
 
         Raises:
-            ValueError: the examples have no distances, or L_I is not finite.
+            ValueError: the examples have no distances.
         """
         interior, boundary, dice = interior_boundary(labelled, activation, self.band)
         parts = {"interior": self.multiplier * interior, "boundary": boundary, "dice": dice}
         if interior.requires_grad:
-            self.multiplier = constraint_multiplier(
-                self.multiplier, _mean_over_processes(interior), self.limit, self.rate
-            )
+            mean = _mean_over_processes(interior)
+            if math.isfinite(mean):  # the trainer leaves any other step out
+                self.multiplier = constraint_multiplier(self.multiplier, mean, self.limit, self.rate)
         return parts
 
 

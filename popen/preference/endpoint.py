@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from popen.data.safe_io import DataError, read_json, storage_error, write_json
+from popen.data.safe_io import DataError, read_json, settle_json, storage_error
 from popen.data.schema import SEG, Question, Sample
 from popen.preference.correcting import Correction, minimal_correction
 
@@ -100,10 +100,10 @@ class EndpointChat:
                 "check the address, the model's name and OPENAI_API_KEY and run again, replies so far are kept"
             ) from error
         reply = (completion.choices[0].message.content or "") if completion.choices else ""
-        write_json(file, {"reply": reply})
         usage = completion.usage
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
-        return reply, {"asked": 1, "prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
+        settled = settle_json(file, {"reply": reply})["reply"]  # another process may have asked the same meanwhile
+        return settled, {"asked": 1, "prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
 
 
 class EndpointCorrector:

@@ -29,6 +29,6 @@ class AlignmentTrainer(PartLossTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs, target_count=self.share_of(len(inputs["target_row"])))
-        self.check_finite(outputs.loss, "the loss")
+        self.watch(outputs.loss)
         self.note(**{"text/name": outputs.name_loss, "seg/bce": outputs.bce_loss, "seg/dice": outputs.dice_loss})
         return (outputs.loss, outputs) if return_outputs else outputs.loss

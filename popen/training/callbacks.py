@@ -1,4 +1,4 @@
-"""What both trainers share: part-losses in the log, a stop at the first non-finite loss, whole checkpoints."""
+"""What the trainers share: part-losses in the log, steps that are left out or explained, whole checkpoints."""
 
 import gc
 import os
@@ -12,7 +12,10 @@ from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 
 from popen.data.safe_io import DataError, StorageError
+from popen.distributed.pulse import watched_peers
+from popen.training.finite_steps import FiniteSteps
 from popen.training.muon import MuonWithAdamW, hidden_matrices
+from popen.training.out_of_memory import named_batch
 
 
 @contextmanager
@@ -33,12 +36,14 @@ def deterministic_kernels():
 
 
 class PartLossTrainer(Trainer):
-    """A Trainer that logs means of named parts between two log lines and refuses non-finite losses."""
+    """A Trainer that logs means of named parts between two log lines and takes no step that is not finite."""
 
     def __init__(self, *args, processor=None, **kwargs):
         super().__init__(*args, processing_class=None, **kwargs)
         self.processor = processor
         self._parts: dict[str, list[float]] = defaultdict(list)
+        self.finite_steps = FiniteSteps(self.accelerator)
+        self.add_callback(self.finite_steps)
         if processor is not None:
             self.add_callback(ProcessorCallback(processor))
 
@@ -59,8 +64,18 @@ class PartLossTrainer(Trainer):
         return super().create_optimizer(model)
 
     def train(self, *args, **kwargs):
-        with deterministic_kernels():
+        with deterministic_kernels(), watched_peers():
             return super().train(*args, **kwargs)
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        """As the Trainer's; in the logged mean a loss that is not finite counts as 0, beside `skipped_steps`."""
+        with named_batch(self.args, self.state.global_step):
+            loss = super().training_step(*args, **kwargs)
+        return loss.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def watch(self, loss: torch.Tensor) -> None:
+        """Has the step left out on every process where a loss is not finite on any."""
+        self.finite_steps.watch(loss, self.state.global_step)
 
     def note(self, **parts: torch.Tensor | float) -> None:
         """Remembers values for the next log line."""
@@ -72,18 +87,12 @@ class PartLossTrainer(Trainer):
         total = self.accelerator.reduce(torch.tensor(float(count), device=self.accelerator.device), "sum")
         return max(float(total) / self.accelerator.num_processes, 1e-9)
 
-    def check_finite(self, loss: torch.Tensor, what: str) -> None:
-        """Raises FloatingPointError on every rank when the loss of any is not finite."""
-        bad = self.accelerator.reduce((~torch.isfinite(loss.detach())).float(), "sum")
-        if bad > 0:
-            raise FloatingPointError(
-                f"step {self.state.global_step}: {what} is not finite; nothing was updated, "
-                "lower learning_rate or check the data with the last checkpoint"
-            )
-
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
             logs = logs | self._mean_parts()
+            if self.finite_steps.skipped:
+                logs["skipped_steps"] = self.finite_steps.skipped
+                self.finite_steps.skipped = 0
         super().log(logs, *args, **kwargs)
 
     def _mean_parts(self) -> dict[str, float]:

@@ -105,7 +105,7 @@ class MedicalTrainer(PartLossTrainer):
             loss = loss + sum(parts.values())
         if "chosen" in inputs:
             loss = loss + self._pair_loss(levels, inputs)
-        self.check_finite(loss, "the loss")
+        self.watch(loss)
         return (loss, {"logits": levels[0]}) if return_outputs else loss
 
     def _pair_loss(self, levels: list[torch.Tensor], inputs: dict) -> torch.Tensor:

@@ -174,7 +174,7 @@ class PreferenceTrainer(PartLossTrainer):
             + config.quality_weight * outputs.quality_loss
         )
         loss = args.text_weight * text_loss + args.seg_weight * seg_loss + args.anchor_weight * anchor_loss
-        self.check_finite(loss, "the loss")
+        self.watch(loss)
         self.note(**{"text/loss": text_loss, "seg/loss": seg_loss, "anchor/ce": ce, "anchor/bce": outputs.bce_loss})
         self.note(**{"anchor/dice": outputs.dice_loss, "seg/stage": stage})
         return (loss, outputs) if return_outputs else loss

@@ -52,7 +52,7 @@ class SegmentationSFTTrainer(PartLossTrainer):
             target_count=self.share_of(len(inputs["target_row"])),
             look_count=self.share_of(len(inputs["look_row"])),
         )
-        self.check_finite(outputs.loss, "the loss")
+        self.watch(outputs.loss)
         self.note(
             **{
                 "text/ce": outputs.ce_loss,

@@ -33,8 +33,9 @@ class WeightAverage(TrainerCallback):
     def on_train_begin(self, args, state, control, model: nn.Module, **kwargs):
         self.average = AveragedModel(model, avg_fn=self._averaged)
 
-    def on_step_end(self, args, state, control, model: nn.Module, **kwargs):
-        self.average.update_parameters(model)
+    def on_step_end(self, args, state, control, model: nn.Module, optimizer=None, **kwargs):
+        if not getattr(optimizer, "step_was_skipped", False):
+            self.average.update_parameters(model)
 
     def on_train_end(self, args, state, control, model: nn.Module, **kwargs):
         model.load_state_dict(self.average.module.state_dict())

@@ -24,6 +24,7 @@ from popen.data.safe_io import (
     read_image,
     read_json,
     read_label_png,
+    settle_json,
     write_json,
 )
 
@@ -296,6 +297,36 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, step):
     assert error.value.errno == errno.ENOSPC
     assert read_json(path) == {"old": 1}
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_the_first_settles_what_a_file_holds(tmp_path):
+    assert settle_json(tmp_path / "a.json", {"first": 1}) == {"first": 1}
+    assert settle_json(tmp_path / "a.json", {"second": 2}) == {"first": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_of_two_that_settle_at_once_one_decides(tmp_path, monkeypatch):
+    """The other writes between our look and our link."""
+    link = os.link
+
+    def late(temporary, path):
+        monkeypatch.setattr(safe_io.os, "link", link)
+        settle_json(path, {"other": 1})
+        link(temporary, path)
+
+    monkeypatch.setattr(safe_io.os, "link", late)
+    assert settle_json(tmp_path / "a.json", {"own": 2}) == {"other": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_full_disk_settles_nothing(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(safe_io.os, "link", full)
+    with pytest.raises(StorageError, match=r"a\.json: .*No space left"):
+        settle_json(tmp_path / "a.json", {})
+    assert os.listdir(tmp_path) == []
 
 
 def test_write_json_into_no_folder(tmp_path):

@@ -11,9 +11,9 @@ from PIL import Image
 from eval import medical
 from eval.medical_metrics import ScoringProtocol, read_medical_rows
 from eval.medical_splits import read_split, scored_regions, true_masks
-from eval.ranks import Ranks
 from popen.data.medical_case import Case
 from popen.data.safe_io import DataError, read_image
+from popen.distributed.ranks import Ranks
 from popen.medical.configuration import SegmenterConfig
 from popen.medical.segmenter import Segmenter
 from popen.medical.transforms import Preprocessing

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from eval import report
-from eval.ranks import CHUNK, Ranks
+from eval.ranks import CHUNK, gather_rows, share
 from eval.rows import check_whole, question_ids, read_rows, write_rows
 from popen.data.safe_io import DataError
 from popen.data.schema import write_dataset
+from popen.distributed.ranks import Ranks
 
 ROWS = [{"id": "b"}, {"id": "a"}]
 
@@ -30,11 +31,11 @@ def test_what_is_not_whole_is_refused(rows, expected, message):
     with pytest.raises(DataError, match=message):
         check_whole(rows, "here", expected)
     with pytest.raises(DataError, match=message):
-        Ranks().gather(rows, expected or ["a", "b"], "here")
+        gather_rows(Ranks(), rows, expected or ["a", "b"], "here")
 
 
 def test_gathered_rows_are_sorted_by_id():
-    assert Ranks().gather(ROWS, ["b", "a"], "here") == ROWS[::-1]
+    assert gather_rows(Ranks(), ROWS, ["b", "a"], "here") == ROWS[::-1]
 
 
 @pytest.mark.parametrize(
@@ -54,8 +55,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7, CHUNK, 199, 200, 201, 779])
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 8])
 def test_every_picture_is_dealt_once_in_the_same_chunks(count, world):
-    alone = Ranks().share(count)
-    dealt = [Ranks(rank, world).share(count) for rank in range(world)]
+    alone = share(Ranks(), count)
+    dealt = [share(Ranks(rank, world), count) for rank in range(world)]
     assert sorted((c for own in dealt for c in own), key=lambda c: c.start) == alone
     assert [picture for chunk in alone for picture in chunk] == list(range(count))
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1

@@ -83,6 +83,21 @@ def test_counts_add_up(whole, scenes):
     assert report["seg"]["kept"] == sum(len(row["targets"]) for row in seg) > 0
 
 
+@pytest.mark.parametrize("views, views_seen", [("embedding", 0), ("rectangle", SETTINGS["candidates"])])
+def test_the_vision_tower_sees_a_picture_once(source, tmp_path, views, views_seen):
+    """For its answers, their reference and its masks together; a view is another picture."""
+    seen, tower = [], source["model"].backbone.model.vision_tower
+    hook = tower.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(args[0] if args else kwargs["pixel_values"])), with_kwargs=True
+    )
+    try:
+        report = run(source, tmp_path / "mined", views=views, shard_rows=2, batch_size=2)
+    finally:
+        hook.remove()
+    assert report["text"]["kept"] > 0 and report["seg"]["seen"] > 0
+    assert sum(seen) == 3 * (1 + views_seen)
+
+
 def test_rows_read_back(source, whole):
     config = source["model"].config
     _, seg, _ = load_mined(whole)

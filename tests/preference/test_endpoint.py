@@ -37,6 +37,14 @@ def test_a_reply_becomes_a_correction_and_is_never_asked_for_again(chat_server, 
     assert "secret" not in "".join(file.read_text() for file in tmp_path.iterdir())
 
 
+def test_who_asks_the_same_at_the_same_time_gets_the_same_reply(chat_server, tmp_path, asked):
+    """As two processes may, which mine about one picture: the reply that was kept first is everybody's."""
+    chat_server.replies = [(200, f"It is the {name} <seg>.") for name in ("blue cone", "green cube")]
+    correct = corrector(chat_server, tmp_path, workers=2)
+    one, other = correct(asked * 2)
+    assert one == other and corrector(chat_server, tmp_path)(asked) == [one]
+
+
 def test_the_server_sees_picture_question_and_answer(chat_server, tmp_path, asked):
     corrector(chat_server, tmp_path)(asked)
     picture, text = chat_server.seen[0][2]["messages"][1]["content"]

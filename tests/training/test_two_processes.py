@@ -1,9 +1,11 @@
-"""Two processes that share a batch must take the steps that one process takes with the whole of it."""
+"""Two processes that share a batch take the steps of one with the whole of it, skip one together, and resume."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,32 +18,97 @@ from popen.data.schema import write_dataset
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = """
-import json, os, sys
+import hashlib, json, os, signal, sys, time
+from transformers import TrainerCallback
 from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
 from popen.training import SegmentationSFTTrainer, SFTArguments
-from popen.training.callbacks import finish
+from popen.training.callbacks import finish, resume_path
 
-root, out, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
-args = SFTArguments(
-    output_dir=out, max_steps=2, per_device_train_batch_size=batch, learning_rate=1e-3, logging_steps=1, seed=0,
-    save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
-    ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None,
-)
-model, processor = load_model(root + "/model", attn_implementation="eager")
-trainer = SegmentationSFTTrainer(model, args, train_dataset=load_split(root + "/data", "train"), processor=processor)
-trainer.train()
-if trainer.is_world_process_zero():
+root, rank = sys.argv[1], os.environ.get("RANK", "0")
+
+class Spoiled(SegmentationSFTTrainer):
+    bad = ()
+
+    def watch(self, loss):
+        if rank == "1" and self.state.global_step in self.bad:
+            loss.data.fill_(float("nan"))
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+        super().watch(loss)
+
+class Digests(TrainerCallback):
+    def __init__(self):
+        self.found = []
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        tensors = [tensor.numpy().tobytes() for _, tensor in sorted(model.state_dict().items())]
+        self.found.append(hashlib.sha256(b"".join(tensors)).hexdigest())
+
+class Killed(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if rank == "1" and state.global_step == 1:  # after the checkpoint of the first step
+            while not os.path.exists(args.output_dir + "/checkpoint-1/popen_processor.json"):
+                time.sleep(0.1)
+            open(args.output_dir + "/died", "w").write(str(time.time()))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def train(name, batch, steps=2, bad=(), callbacks=(), **options):
+    args = SFTArguments(
+        output_dir=root + "/" + name, max_steps=steps, per_device_train_batch_size=batch, learning_rate=1e-3, seed=0,
+        logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True,
+        ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None, **({"save_strategy": "no"} | options),
+    )
+    model, processor = load_model(root + "/model", attn_implementation="eager")
+    digests = Digests()
+    trainer = Spoiled(
+        model, args, train_dataset=load_split(root + "/data", "train"), processor=processor,
+        callbacks=[digests, *callbacks],
+    )
+    trainer.bad, message = bad, ""
+    try:
+        trainer.train(resume_from_checkpoint=resume_path(args))
+    except FloatingPointError as error:
+        message = str(error)
+    os.makedirs(args.output_dir, exist_ok=True)
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    summary = {"logs": logs, "processes": trainer.accelerator.num_processes}
-    open(out + "/summary.json", "w").write(json.dumps(summary))
-finish(trainer)  # as the recipes end: a process that leaves its group alone may be aborted
+    processes = trainer.accelerator.num_processes
+    summary = {"logs": logs, "processes": processes, "digests": digests.found, "message": message}
+    open(f"{args.output_dir}/summary{rank}.json", "w").write(json.dumps(summary))
+    if name in (sys.argv[-1], "killed"):
+        finish(trainer)  # as the recipes end: a process that leaves its group alone may be aborted
+    else:
+        trainer.save_model()
+
+saved = {"save_strategy": "steps", "save_steps": 1}
+for name in sys.argv[2:]:
+    match name:
+        case "one":
+            train("one", 4)
+        case "two":
+            train("two", 2)
+        case "skipped":
+            train("skipped", 2, steps=3, bad=(1,))
+        case "lasting":
+            train("lasting", 2, steps=6, bad=(1, 2, 3))
+        case "killed":
+            train("killed", 2, callbacks=[Killed()], **saved)
+        case "resumed":
+            train("killed", 2, resume_from_checkpoint=True, **saved)
 """
 
 
+def launch(root, *jobs, processes=2):
+    environment = os.environ | {
+        "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    several = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"] if processes == 2 else []
+    command = [sys.executable, *several, str(root / "train.py"), str(root), *jobs]
+    return subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=900)
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny):
-    """Folders that one process with 4 rows a step and two with 2 each have written."""
+def root(tmp_path_factory, tiny):
+    """A folder with the untrained model, a data set and the script."""
     root = tmp_path_factory.mktemp("two")
     for part in tiny:
         part.save_pretrained(root / "model")
@@ -49,20 +116,20 @@ def runs(tmp_path_factory, tiny):
     uneven = [replace(scene, questions=scene.questions[: 1 + 2 * i % 5]) for i, scene in enumerate(scenes)]
     write_dataset(uneven, root / "data", "train")
     (root / "train.py").write_text(SCRIPT)
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    two = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    for name, launch, batch in (("one", [], "4"), ("two", two, "2")):
-        (root / name).mkdir()
-        command = [sys.executable, *launch, str(root / "train.py"), str(root), str(root / name), batch]
-        done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=240)
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(root):
+    """Folders that one process with 4 rows a step and two with 2 each have written; the two then go on to faults."""
+    for processes, jobs in ((1, ["one"]), (2, ["two", "skipped", "lasting"])):
+        done = launch(root, *jobs, processes=processes)
         assert done.returncode == 0, done.stderr[-3000:]
     return root / "one", root / "two"
 
 
-def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
+def summary(folder, rank=0):
+    return json.loads((folder / f"summary{rank}.json").read_text())
 
 
 def test_there_were_one_and_two_processes(runs):
@@ -91,3 +158,32 @@ def test_the_logged_parts_are_those_of_the_whole_batch(runs):
     one, two = (summary(folder)["logs"][0] for folder in runs)
     for part in ("text/ce", "seg/bce", "seg/dice", "seg/quality"):
         assert two[part] == pytest.approx(one[part], abs=1e-3), part
+
+
+# ---- faults of one of them
+
+
+def test_a_nan_on_one_skips_the_step_on_both(runs, root):
+    """The first step is that of the run without a NaN, the second is none, the third is one again."""
+    found = [summary(root / "skipped", rank)["digests"] for rank in (0, 1)]
+    assert found[0] == found[1] and found[0][0] == summary(runs[1])["digests"][0]
+    assert found[0][1] == found[0][0] != found[0][2]
+    assert [entry.get("skipped_steps") for entry in summary(root / "skipped")["logs"]] == [None, 1, None]
+
+
+def test_three_in_a_row_end_both_and_name_the_one(runs, root):
+    for rank in (0, 1):
+        found = summary(root / "lasting", rank)
+        assert found["message"].startswith("step 3: the loss on rank 1 is not finite, in the 3 last steps")
+        assert len(set(found["digests"])) == 1
+
+
+def test_a_killed_process_ends_the_other_and_the_resumed_run_has_the_same_bytes(runs, root):
+    done = launch(root, "killed")
+    assert done.returncode != 0 and time.time() - float((root / "killed" / "died").read_text()) < 60
+    cause = done.stderr.partition("Root Cause")[2]
+    assert "rank      : 1 " in cause and f"exitcode  : -{signal.SIGKILL.value} " in cause, done.stderr[-3000:]
+    done = launch(root, "resumed")
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole, resumed = ((folder / "model.safetensors").read_bytes() for folder in (runs[1], root / "killed"))
+    assert whole == resumed and len(summary(root / "killed")["digests"]) == 1

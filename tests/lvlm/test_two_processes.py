@@ -1,0 +1,97 @@
+"""Two processes mine what one mines, to the last byte, also where one of them was killed on the way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from popen.data.scene_questions import sample
+from popen.data.schema import write_dataset
+from popen.lvlm.loading import load_model
+from popen.lvlm.mining import MiningArguments, mine
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = ROOT / "popen" / "assets" / "popen-tiny"
+SCENES = 5  # three shards of two: the processes have unequal shares
+SETTINGS = {"candidates": 2, "views": "rectangle", "shard_rows": 2, "batch_size": 8}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-q"]
+KILLED = """
+import os, runpy, signal, sys, time
+from popen.lvlm import mining
+
+work = mining._write_shard
+
+def killed(folder, *rest):
+    if os.environ["RANK"] == "1":
+        folder.with_suffix(".tmp").mkdir(parents=True)  # in the middle of its shard
+        while not folder.with_name("00000000").is_dir():  # of the other
+            time.sleep(0.1)
+        open("died", "w").write(str(time.time()))
+        os.kill(os.getpid(), signal.SIGKILL)
+    work(folder, *rest)
+
+mining._write_shard = killed
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def launch(root, *command):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    options = ["--model_name_or_path", str(TINY), "--dataset", str(root / "data"), "--output_dir", str(root / "two")]
+    for name, value in SETTINGS.items():
+        options += [f"--{name}", str(value)]
+    return subprocess.run(
+        [*command, str(ROOT / "recipes" / "mine.py"), *options],
+        env=environment, cwd=root, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A folder with a data set, and what one process mines from it."""
+    root = tmp_path_factory.mktemp("mining")
+    rows = write_dataset([sample(seed) for seed in range(SCENES)], root / "data", "train")
+    model, processor = load_model(TINY)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as each of the two has: sums must be taken in the same order
+    try:
+        mine(model.eval(), processor, rows, range(SCENES), TINY, root / "one", MiningArguments(**SETTINGS))
+    finally:
+        torch.set_num_threads(threads)
+    return root
+
+
+@pytest.fixture(scope="module")
+def killed(one):
+    """What is left of a run whose second process was killed, how it ended, and so many seconds later."""
+    (one / "killed.py").write_text(KILLED)
+    done = launch(one, *TORCHRUN, str(one / "killed.py"))
+    seconds = time.time() - float((one / "died").read_text())
+    return sorted(f.name for f in (one / "two").rglob("*")), done, seconds
+
+
+def test_a_killed_process_ends_the_other_and_is_named(killed):
+    left, done, seconds = killed
+    assert done.returncode != 0 and seconds < 60
+    cause = done.stderr.partition("Root Cause")[2]
+    assert "rank      : 1 " in cause and f"exitcode  : -{signal.SIGKILL.value} " in cause, done.stderr[-3000:]
+    assert "[rank0]: Traceback" not in done.stderr
+    assert {"00000000", "00000002.tmp"} <= set(left) and not {"mining.json", "text"} & set(left)
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_processes(one, killed):
+    """Nor on the kill: what the two go on with ends as one process's run."""
+    done = launch(one, *ACCELERATE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("kept of") == 2 and done.stderr.count("mining: 100%") == 1  # one of them speaks
+    found = [
+        {f.relative_to(one / n): f.read_bytes() for f in (one / n).rglob("*") if f.is_file()} for n in ("one", "two")
+    ]
+    assert found[0] == found[1] and len(found[0]) > 12
