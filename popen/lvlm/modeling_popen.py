@@ -133,6 +133,10 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         """As transformers does, but under the modules' own names: a Trainer resumes from these without renaming."""
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 
+    def should_save_on_this_rank(self, is_main_process: bool) -> bool:
+        """Where the caller says so; transformers writes on rank 0 alone, whatever `save_on_each_node` says."""
+        return is_main_process
+
     def set_attn_implementation(self, attn_implementation, **kwargs) -> None:
         """As transformers does; flex_attention is the language model's alone, which reads packed rows.
 

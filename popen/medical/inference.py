@@ -50,7 +50,7 @@ def predict_logits(
         raise ValueError("the segmenter is in training mode, and its dropout would be at work; call eval()")
     views = chain.from_iterable(combinations(flips, count) for count in range(len(flips) + 1))
     logits = [_view_logits(segmenter, picture, tuple(patch_size), overlap, axes, progress) for axes in views]
-    return mean_of_views(torch.stack(logits), segmenter.settings.activation)
+    return logits[0] if len(logits) == 1 else mean_of_views(torch.stack(logits), segmenter.settings.activation)
 
 
 def mean_of_views(logits: torch.Tensor, activation: str) -> torch.Tensor:

@@ -3,10 +3,13 @@
 import importlib
 import json
 import math
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parent.parent.parent
 IN_PROCESS = ("preference_step", "sft_step", "segment", "ensemble", "mining", "evaluation", "growth")
 
 
@@ -39,8 +42,10 @@ def test_memory_is_that_of_a_fresh_process(monkeypatch):
     from benchmarks.preference_memory import in_own_process, ratio
 
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
-    found = in_own_process("ours", toy=True, seed=0)
-    assert found > 0
+    assert in_own_process("ours", toy=True, seed=0) >= 0  # so small a step may fit into what is held already
+    program = "import torch; from benchmarks.rates import peak_bytes; print(peak_bytes(lambda: torch.ones(2**24)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 0.9 * 2**26 < int(done.stdout) < 1.5 * 2**26
     assert ratio([1, 2, 3], [2, 2, 2], what="x").median == 1.0
     with pytest.raises(ValueError, match="the process ended with"):
         in_own_process("nobody", toy=True, seed=0)

