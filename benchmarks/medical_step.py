@@ -1,23 +1,21 @@
 """What a preference step costs over a supervised one of as many pictures: time, and memory kept for the backward pass.
 
-    python benchmarks/medical_step.py --out docs/results/medical_step.json
+    python -m benchmarks.medical_step --out docs/results/bench/medical_step.json
 
 The same network takes both steps in turns, on pictures made here: 16 labelled ones, or 8 labelled ones and 8 with a
 pair and a winner to learn. The reference's logits are part of the pair, so no second network runs.
 """
 
-import argparse
-import time
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
-from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
-from tqdm.auto import tqdm
 
-from eval.claims import head_commit, machine
-from popen.data.safe_io import write_json
+from benchmarks.figures import Figure, figure, parser, report
+from benchmarks.rates import kept_bytes
+from benchmarks.turns import take_turns
+from popen.errors import one_line_errors
 from popen.medical.configuration import SegmenterConfig
 from popen.medical.examples import Collator, Example, Streams
 from popen.medical.mask_pairs import with_reference
@@ -26,6 +24,7 @@ from popen.medical.supervised import cross_entropy_dice
 from popen.medical.views import flip_views
 from popen.training.medical import MedicalArguments, MedicalTrainer
 
+BAR = 1.15
 NETWORKS = {
     "unet, 2-D": SegmenterConfig(
         "unet", 2, 3, ("foreground",), "sigmoid", (128, 128), 0.1, options={"channels": (16, 32, 64, 128)}
@@ -66,79 +65,51 @@ def batches(model: Segmenter, views) -> tuple[dict, dict]:
     return tuple(collate([[row] for row in zip(own, drawn, strict=True)]) for own in both)
 
 
-def kept_bytes(trainer: MedicalTrainer, batch: dict) -> int:
-    """Bytes of the tensors that a step keeps for its backward pass, each storage once, and of the batch itself."""
-    storages = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = (tensor, tensor.untyped_storage().nbytes())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        trainer.compute_loss(trainer.model, batch)
-    own = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
-    return own + sum(size for _, size in storages.values())
-
-
-def step(trainer: MedicalTrainer, optimizer: torch.optim.Optimizer, batch: dict) -> float:
-    start = time.perf_counter()
-    loss = trainer.compute_loss(trainer.model, batch)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def measured(config: SegmenterConfig, folder: str, repeats: int, name: str) -> dict:
+def figures_of(name: str, config: SegmenterConfig, folder: str, turns: int) -> list[Figure]:
+    """Time and memory of a preference step over a supervised one's, on one network."""
     torch.manual_seed(0)
     model, views = Segmenter(config), flip_views(config.spatial_dims)
-    supervised, preference = batches(model, views)
-    settings = MedicalArguments(output_dir=folder, report_to="none", average=0)
+    labelled, paired = batches(model, views)
     trainer = MedicalTrainer(
-        model, settings, train_dataset=Streams([Example(*own) for own in balls(config, 1)], [], views),
+        model, MedicalArguments(output_dir=folder, report_to="none", average=0),
+        train_dataset=Streams([Example(*own) for own in balls(config, 1)], [], views),
         supervised=partial(cross_entropy_dice, activation=config.activation),
     )  # fmt: skip
-    device = trainer.args.device
-    both = [
-        {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in own.items()}
-        for own in (supervised, preference)
-    ]
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     model.train()
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for repeat in tqdm(range(repeats + 2), desc=name, unit="step of each"):
-        for own, batch in zip(seconds, both, strict=True):
-            spent = step(trainer, optimizer, batch)
-            if repeat >= 2:  # the first ones find their kernels
-                own.append(spent)
-    memory = [kept_bytes(trainer, batch) for batch in both]
-    ratios = sorted(p / s for s, p in zip(*seconds, strict=True))
-    return {
-        "config": asdict(config),
-        "seconds": {"supervised": median(seconds[0]), "preference": median(seconds[1])},
-        "kept_mb": {"supervised": memory[0] / 1e6, "preference": memory[1] / 1e6},
-        "time_ratio": median(ratios),
-        "time_ratio_quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
-        "memory_ratio": memory[1] / memory[0],
-    }
+
+    def loss(batch: dict) -> torch.Tensor:
+        return trainer.compute_loss(model, batch)
+
+    def step(batch: dict) -> None:
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
+
+    both = {"supervised": trainer._prepare_inputs(labelled), "preference": trainer._prepare_inputs(paired)}
+    taken = take_turns({side: partial(step, batch) for side, batch in both.items()}, turns, name, warm_up=2)
+    kept = {side: kept_bytes(partial(loss, batch)) + held(batch) for side, batch in both.items()}
+    memory = kept["preference"] / kept["supervised"]
+    return [
+        figure(f"{name}: time of a preference step / supervised", taken, "preference", "supervised", at_most=BAR),
+        Figure(f"{name}: memory kept for backward", memory, memory, memory, 1, at_most=BAR, notes={"bytes": kept}),
+    ]
+
+
+def held(batch: dict) -> int:
+    return sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True, help="JSON to write")
-    parser.add_argument("--repeats", type=int, default=20, help="steps of each kind and network")
-    args = parser.parse_args()
-    report = {"commit": head_commit(), "machine": machine(), "pictures": PICTURES, "repeats": args.repeats}
+    args = parser(__doc__, turns=12).parse_args()
+    found = []
     with TemporaryDirectory() as folder:
-        report["networks"] = {name: measured(config, folder, args.repeats, name) for name, config in NETWORKS.items()}
-    write_json(args.out, report)
-    for name, found in report["networks"].items():
-        low, high = found["time_ratio_quartiles"]
-        time_and_memory = f"{found['time_ratio']:.2f} [{low:.2f}, {high:.2f}] of the time, {found['memory_ratio']:.2f}"
-        print(f"{name}: {time_and_memory} of the memory")
+        for name, config in NETWORKS.items():
+            size = tuple(side // 2 for side in config.patch_size) if args.toy else config.patch_size
+            found += figures_of(name, replace(config, patch_size=size), folder, args.turns)
+    report(args, found, pictures=PICTURES)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("benchmarks.medical_step"):
+        main()

@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.turns import timed
+from popen.training.activations import kept_for_backward
 
 
 def matmul_rate(dtype: torch.dtype, size: int | None = None) -> float:
@@ -53,17 +54,9 @@ def peak_bytes(work: Callable[[], object]) -> int:
     return process_peak() - before
 
 
-def kept_bytes(forward: Callable[[], object]) -> int:
+def kept_bytes(forward: Callable[[], torch.Tensor]) -> int:
     """Bytes of the tensors that a forward pass keeps for its backward pass, each storage once."""
-    storages: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no other gets its address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward()
-    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+    return kept_for_backward(forward, own=set())[0]
 
 
 def forget_peak() -> None:

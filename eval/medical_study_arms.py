@@ -40,7 +40,6 @@ class Arm:
     pairs_from: Literal["none", "labelled", "pool"] = "none"
     choices: dict[str, Any] = field(default_factory=lambda: FLIPS)
     large: bool = False
-    flip_rate: float = 0.0
     preference: RegionObjective | None = None
     preference_weight: float = 0.0
     winner_weight: float = 0.0
@@ -106,9 +105,9 @@ NOISE = {
     name: arm
     for rate in (0, 10, 20, 30, 40)
     for name, arm in {
-        f"rn_dpo_flips_{rate}": alone(choices=ORACLE, flip_rate=rate / 100),
-        f"dpo_sum_flips_{rate}": alone(total, DPO_SUM, choices=ORACLE, flip_rate=rate / 100),
-        f"rn_dpo_winner_flips_{rate}": paired(choices=ORACLE, flip_rate=rate / 100),
+        f"rn_dpo_flips_{rate}": alone(choices=ORACLE | {"flip_rate": rate / 100}),
+        f"dpo_sum_flips_{rate}": alone(total, DPO_SUM, choices=ORACLE | {"flip_rate": rate / 100}),
+        f"rn_dpo_winner_flips_{rate}": paired(choices=ORACLE | {"flip_rate": rate / 100}),
     }.items()
 }
 ON_LABELS = {

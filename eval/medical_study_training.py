@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -13,15 +13,12 @@ from eval.medical_study_arms import Arm
 from popen.medical.cohort import Prepared
 from popen.medical.examples import Example, Streams
 from popen.medical.inference import batch_logits
-from popen.medical.mask_pairs import with_reference
-from popen.medical.mining import Candidates, MaskMining, mine_masks
-from popen.medical.pair_choices import PairArguments, judge_of, sampler_of, strategy_of
+from popen.medical.mining import Candidates, MaskMining
+from popen.medical.pair_choices import PairArguments
+from popen.medical.pair_rounds import examples_of, mined, report_on
 from popen.medical.segmenter import Segmenter, SegmenterConfig
 from popen.medical.supervised import fuzzy, geols, intuitionistic, pareto_guided
 from popen.medical.views import flip_views
-from popen.preference.judge_report import judge_report
-from popen.preference.mask_judging import flips
-from popen.preference.sampling import item_seed
 from popen.training.medical import MedicalArguments, MedicalTrainer
 
 OF_DISTANCES = (fuzzy, intuitionistic, pareto_guided)
@@ -128,35 +125,18 @@ def examples_for(
         winners = [Example(case.picture, pair[0]) for case, pair in zip(kept, found.pairs, strict=True)]
         extra += winners * (1 if arm.pairs_from == "none" else arm.winners_per_pair)
     if arm.pairs_from != "none":
-        pictures, views = [case.picture for case in kept], flip_views(model.settings.spatial_dims)
-        pairs = with_reference(reference, model.settings.activation, pictures, found.pairs, views)
-        extra += [Example(case.picture, None, pair) for case, pair in zip(kept, pairs, strict=True)]
-    return truths, extra, found.summary() | {"judge": reported(found, kept)}
+        extra += examples_of(list(zip(found.rows, found.pairs, strict=True)), reference, source)
+    # the study knows the pool's truth, training does not
+    return truths, extra, found.summary() | {"judge": asdict(report_on(found, model, source))}
 
 
 def mined_pairs(arm: Arm, model: Segmenter, cases: Sequence[Prepared], seed: int) -> MaskMining:
-    choices, settings = PairArguments(**arm.choices), model.settings
-
-    def by_size(candidates: Candidates) -> torch.Tensor:
-        return candidates.masks.flatten(1).double().mean(1).sqrt()
-
-    judge = by_size if arm.large else judge_of(choices, {c.name: c.masks for c in cases}, settings.activation)
-    found = mine_masks(
-        model, [case.picture for case in cases], [case.name for case in cases],
-        sampler_of(choices, settings.spatial_dims, settings.dropout, seed), judge, strategy_of(choices, seed),
-    )  # fmt: skip
-    for at, wrong in enumerate(flips(len(found.pairs), arm.flip_rate, item_seed(seed, "flips"))):
-        if wrong:
-            better, worse, gap = found.pairs[at]
-            found.pairs[at] = (worse, better, gap)
-    return found
+    return mined(model, cases, PairArguments(**arm.choices), seed, judge=by_size if arm.large else None)
 
 
-def reported(found: MaskMining, kept: Sequence[Prepared]) -> dict:
-    """What the judge was worth on its own pairs; the study knows their truth, training does not."""
-    chosen, rejected, _ = zip(*found.pairs, strict=True)
-    truths = torch.stack([case.masks for case in kept])
-    return judge_report(torch.stack(chosen), torch.stack(rejected), truths).__dict__
+def by_size(candidates: Candidates) -> torch.Tensor:
+    """A judge that prefers large masks."""
+    return candidates.masks.flatten(1).double().mean(1).sqrt()
 
 
 def consensus_masks(model: Segmenter, cases: Sequence[Prepared], batch_size: int = 16) -> torch.Tensor:

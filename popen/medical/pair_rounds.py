@@ -9,7 +9,7 @@ from popen.data.safe_io import DataError
 from popen.medical.cohort import Prepared
 from popen.medical.examples import Example
 from popen.medical.mask_pairs import with_reference
-from popen.medical.mining import MaskMining, mine_masks
+from popen.medical.mining import Judge, MaskMining, mine_masks
 from popen.medical.pair_choices import PairArguments, judge_of, sampler_of, strategy_of
 from popen.medical.quality_regressor import QualityRegressor, halves, train_quality_regressor
 from popen.medical.segmenter import Segmenter
@@ -56,8 +56,12 @@ def mined(
     args: PairArguments,
     seed: int,
     regressor: QualityRegressor | None = None,
+    judge: Judge | None = None,
 ) -> MaskMining:
-    """Pairs of a segmenter's hypotheses on prepared cases, `flip_rate` of them the wrong way round."""
+    """Pairs of a segmenter's hypotheses on prepared cases, `flip_rate` of them the wrong way round.
+
+    `judge` stands in for the one that `args` names.
+    """
     settings = segmenter.settings
     truths = {case.name: case.masks for case in cases if case.masks is not None}
     found = mine_masks(
@@ -65,7 +69,7 @@ def mined(
         [case.picture for case in cases],
         [case.name for case in cases],
         sampler_of(args, settings.spatial_dims, settings.dropout, seed),
-        judge_of(args, truths, settings.activation, regressor),
+        judge or judge_of(args, truths, settings.activation, regressor),
         strategy_of(args, seed),
     )
     names = [cases[row].name for row in found.rows]
@@ -87,9 +91,7 @@ def tried_judge(
         DataError: it is right on too few pixels, or prefers masks by their size; says which, and the way out.
     """
     found = mined(segmenter, labelled, args, seed, regressor)
-    chosen, rejected = _sides(found, segmenter)
-    truth = _foreground(torch.stack([labelled[row].masks for row in found.rows]), segmenter)
-    report = judge_report(chosen, rejected, truth)
+    report = report_on(found, segmenter, labelled)
     unfit = why_unfit(report, args.least_correct, args.most_bias)
     if unfit is None:
         return Tried(report, None)
@@ -98,7 +100,9 @@ def tried_judge(
             f"{unfit}; take another judge or sampler, raise least_gap, set least_correct and most_bias, or weigh its "
             "pairs with unfit_judge: weight"
         )
-    return Tried(report, growth_weights(log_growth(chosen, rejected), right_inside(chosen, rejected, truth)))
+    chosen, rejected = _sides(found, segmenter)
+    right = right_inside(chosen, rejected, _truths(found, segmenter, labelled))
+    return Tried(report, growth_weights(log_growth(chosen, rejected), right))
 
 
 def paired_examples(
@@ -144,10 +148,19 @@ def examples_of(
     return [Example(picture, None, pair) for picture, pair in zip(pictures, found, strict=True)]
 
 
+def report_on(found: MaskMining, segmenter: Segmenter, cases: Sequence[Prepared]) -> JudgeReport:
+    """What the judge of these pairs was worth, by the cases' truth."""
+    return judge_report(*_sides(found, segmenter), _truths(found, segmenter, cases))
+
+
 def _sides(found: MaskMining, segmenter: Segmenter) -> tuple[torch.Tensor, torch.Tensor]:
     """Winners and losers, bool (N, regions, *spatial)."""
     chosen, rejected, _ = zip(*found.pairs, strict=True)
     return _foreground(torch.stack(chosen), segmenter), _foreground(torch.stack(rejected), segmenter)
+
+
+def _truths(found: MaskMining, segmenter: Segmenter, cases: Sequence[Prepared]) -> torch.Tensor:
+    return _foreground(torch.stack([cases[row].masks for row in found.rows]), segmenter)
 
 
 def _foreground(masks: torch.Tensor, segmenter: Segmenter) -> torch.Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-IN_PROCESS = ("preference_step", "sft_step", "segment", "ensemble", "mining", "evaluation", "growth")
+IN_PROCESS = ("medical_step", "preference_step", "sft_step", "segment", "ensemble", "mining", "evaluation", "growth")
 
 
 def run(name, tmp_path, monkeypatch, *options):

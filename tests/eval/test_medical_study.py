@@ -146,7 +146,8 @@ def test_without_an_oracle_the_pools_truth_changes_nothing(base, arm):
 def test_an_oracles_winner_is_nearer_to_the_truth_and_a_flipped_ones_is_not(base):
     pool = cases(8, 50)
     for arm, better in (("rn_dpo_winner_oracle", True), ("flipped", False)):
-        chosen = ARMS["rn_dpo_winner_oracle"] if better else replace(ARMS["rn_dpo_winner_oracle"], flip_rate=1.0)
+        oracle = ARMS["rn_dpo_winner_oracle"]
+        chosen = oracle if better else replace(oracle, choices=oracle.choices | {"flip_rate": 1.0})
         found = mined_pairs(chosen, base, pool, seed=0)
         for row, (winner, loser, _) in zip(found.rows, found.pairs, strict=True):
             right = (winner == pool[row].masks).sum() > (loser == pool[row].masks).sum()
