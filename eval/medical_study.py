@@ -33,6 +33,8 @@ from popen.medical.views import flip_views
 from popen.recipe import run
 from popen.training.callbacks import use_all_cores
 
+PEER_SEEDS = 1000  # between the seeds of a base and of its peers
+
 
 @dataclass
 class MedicalStudyArguments:
@@ -107,22 +109,30 @@ def split(references: Sequence[CaseReference], args: MedicalStudyArguments) -> d
     return {"test": ()} | split_by_patient(patients, {k: v / count for k, v in shares.items() if v}, 2026)
 
 
-def run_subset(args: MedicalStudyArguments, config: SegmenterConfig, subset: int, trained, scored) -> None:
+def run_subset(args: MedicalStudyArguments, config: SegmenterConfig, subset: int, trained_on, scored) -> None:
     folder = Path(args.output_dir) / f"subset{subset}"
-    base_folder = folder / "base_model"
-    if (base_folder / "model.safetensors").is_file():
-        base = Segmenter.from_pretrained(base_folder).eval()
-    else:
-        budget = Budget(args.base_steps, args.batch_size, args.base_learning_rate, subset, args.average)
-        base = train_base(config, trained[0], scored[0], budget)
-        base.save_pretrained(base_folder)
+    base = trained(folder / "base_model", args, config, subset, trained_on[0], scored[0])
     protocol = ScoringProtocol(args.tolerance, args.band)
     record(folder / "base", base, scored, protocol, [])
     budget = Budget(args.steps, args.batch_size, args.learning_rate, subset, args.average)
     for name in tqdm(args.arms, desc=f"subset {subset}", unit="arm"):
         if not (folder / name / "report.json").is_file():
-            model, reports = train_arm(ARMS[name], base, *trained, scored[0], budget)
+            arm = ARMS[name]
+            seats = [folder / "base_model", *(folder / f"peer_model{n + 1}" for n in range(arm.peers))]
+            for number, seat in enumerate(seats[1:], 1):
+                trained(seat, args, config, subset + PEER_SEEDS * number, trained_on[0], scored[0])
+            if arm.peers:
+                arm = replace(arm, choices=arm.choices | {"checkpoints": [str(seat) for seat in seats]})
+            model, reports = train_arm(arm, base, *trained_on, scored[0], budget)
             record(folder / name, model, scored, protocol, reports)
+
+
+def trained(folder: Path, args: MedicalStudyArguments, config: SegmenterConfig, seed: int, labelled, dev) -> Segmenter:
+    """The network of this seed, trained on the labelled few alone; read from its folder where it is there already."""
+    if not (folder / "model.safetensors").is_file():
+        budget = Budget(args.base_steps, args.batch_size, args.base_learning_rate, seed, args.average)
+        train_base(config, labelled, dev, budget).save_pretrained(folder)
+    return Segmenter.from_pretrained(folder).eval()
 
 
 def record(folder: Path, model: Segmenter, scored, protocol: ScoringProtocol, reports: list[dict]) -> None:

@@ -15,6 +15,7 @@ from popen.objectives.preference import conservative_loss, ipo_loss, robust_loss
 from popen.objectives.region_pairs import Margin, RegionObjective, image_mean, power, region_dpo, region_mean, total
 
 FLIPS = {"sampler": "flips", "judge": "agreement", "consensus": True}
+PEERS = FLIPS | {"sampler": "checkpoints_and_flips"}
 MIXED = FLIPS | {"sampler": "dropout_and_flips"}
 DROPOUT = {"sampler": "dropout", "judge": "truth"}
 WHOLE = partial(cross_entropy_dice)  # the usual loss on labels
@@ -33,6 +34,7 @@ class Arm:
         winners_per_pair: how often a winner is shown for each time that its pair is.
         rounds: parts of the steps that begin with new pairs or labels; `keep_reference` then keeps the base's logits.
         teacher: the pool is for a mean teacher.
+        peers: networks of other seeds, trained as the base on the same labelled few, that also give hypotheses.
         supervised: the loss on labels, without its `activation`.
     """
 
@@ -47,6 +49,7 @@ class Arm:
     rounds: int = 1
     keep_reference: bool = False
     teacher: bool = False
+    peers: int = 0
     supervised: Any = WHOLE
 
     @property
@@ -94,6 +97,11 @@ ROUNDS = {
     "rn_dpo_winner_rounds": replace(RN_DPO, rounds=3),
     "rn_dpo_winner_rounds_kept": replace(RN_DPO, rounds=3, keep_reference=True),
 }
+COMMITTEE = {  # what two more networks know of the pool; the labels are the same few
+    "pseudo_label_peers": Arm(pool_labels="consensus", choices=PEERS, peers=2),
+    "rn_dpo_winner_peers": paired(choices=PEERS, peers=2, winner_weight=1.0),
+    "dpo_sum_winner_peers": paired(total, DPO_SUM, choices=PEERS, peers=2, winner_weight=1.0),
+}
 JUDGES = {
     "rn_dpo_winner_mixed": paired(choices=MIXED),
     "rn_dpo_winner_certainty": paired(choices=FLIPS | {"judge": "certainty"}),
@@ -120,4 +128,4 @@ ON_LABELS = {
     "intuitionistic": Arm(supervised=partial(intuitionistic, band=2.0)),
     "pareto": Arm(supervised=partial(pareto_guided, band=2.0)),
 }
-ARMS = BASELINES | OBJECTIVES | ROUNDS | JUDGES | NOISE | ON_LABELS
+ARMS = BASELINES | OBJECTIVES | ROUNDS | COMMITTEE | JUDGES | NOISE | ON_LABELS

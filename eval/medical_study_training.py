@@ -12,9 +12,8 @@ from eval.mean_teacher import MeanTeacherTrainer
 from eval.medical_study_arms import Arm
 from popen.medical.cohort import Prepared
 from popen.medical.examples import Example, Streams
-from popen.medical.inference import batch_logits
 from popen.medical.mining import Candidates, MaskMining
-from popen.medical.pair_choices import PairArguments
+from popen.medical.pair_choices import PairArguments, sampler_of
 from popen.medical.pair_rounds import examples_of, mined, report_on
 from popen.medical.segmenter import Segmenter, SegmenterConfig
 from popen.medical.supervised import fuzzy, geols, intuitionistic, pareto_guided
@@ -113,7 +112,7 @@ def examples_for(
     if arm.pool_labels == "truth":
         return truths, [case.example() for case in pool], {}
     if arm.pool_labels == "consensus":
-        masks = consensus_masks(model, pool)
+        masks = consensus_masks(arm, model, pool, seed)
         return truths, [Example(case.picture, own) for case, own in zip(pool, masks, strict=True)], {}
     if arm.pairs_from == "none" and arm.pool_labels == "none":
         return truths, [], {}
@@ -139,9 +138,14 @@ def by_size(candidates: Candidates) -> torch.Tensor:
     return candidates.masks.flatten(1).double().mean(1).sqrt()
 
 
-def consensus_masks(model: Segmenter, cases: Sequence[Prepared], batch_size: int = 16) -> torch.Tensor:
-    """What all flips agree on, bool (N, K, *spatial)."""
-    views = flip_views(model.settings.spatial_dims)
-    batches = [cases[start : start + batch_size] for start in range(0, len(cases), batch_size)]
-    logits = [batch_logits(model, torch.stack([case.picture for case in own]), views) for own in batches]
-    return model.masks_from(torch.cat(logits))
+def consensus_masks(
+    arm: Arm, model: Segmenter, cases: Sequence[Prepared], seed: int, batch_size: int = 16
+) -> torch.Tensor:
+    """What all hypotheses of an arm agree on, their mean probability, bool (N, K, *spatial)."""
+    settings, found = model.settings, []
+    sampler = sampler_of(PairArguments(**arm.choices), settings.spatial_dims, settings.dropout, seed)
+    for start in range(0, len(cases), batch_size):
+        batch = cases[start : start + batch_size]
+        logits = sampler(model, torch.stack([case.picture for case in batch]), [case.name for case in batch])
+        found.append(model.masks_from(logits[:, -1]))
+    return torch.cat(found)

@@ -36,9 +36,9 @@ from popen.preference.sampling import item_seed
 class PairArguments:
     """Where preference pairs come from: hypotheses, a judge, and which two it is asked about."""
 
-    sampler: Literal["dropout", "flips", "dropout_and_flips", "thresholds", "checkpoints"] = field(
-        default="dropout", metadata={"help": "Where the K hypotheses of a picture come from."}
-    )
+    sampler: Literal[
+        "dropout", "flips", "dropout_and_flips", "thresholds", "checkpoints", "checkpoints_and_flips"
+    ] = field(default="dropout", metadata={"help": "Where the K hypotheses of a picture come from."})  # fmt: skip
     dropout_rates: list[float] = field(
         default_factory=lambda: [0.1, 0.2, 0.3, 0.4, 0.5], metadata={"help": "One hypothesis per rate."}
     )
@@ -49,7 +49,7 @@ class PairArguments:
         default=False, metadata={"help": "What the hypotheses agree on, their mean probability, is one more of them."}
     )
     checkpoints: list[str] = field(
-        default_factory=list, metadata={"help": "Folders of saved segmenters, one hypothesis each."}
+        default_factory=list, metadata={"help": "Folders of saved segmenters, one hypothesis each (and per flip)."}
     )
     judge: Literal["truth", "agreement", "certainty", "regressor"] = field(
         default="agreement",
@@ -90,9 +90,11 @@ def sampler_of(args: PairArguments, spatial_dims: int, dropout: float, seed: int
     networks: list[Segmenter] = []
 
     def sample(segmenter, pictures: torch.Tensor, names) -> torch.Tensor:
-        if args.sampler == "checkpoints":
+        if "checkpoints" in args.sampler:
             networks[:] = networks or checkpoints_like(segmenter, args.checkpoints)
-            return checkpoint_hypotheses(networks, pictures)
+            if args.sampler == "checkpoints":
+                return checkpoint_hypotheses(networks, pictures)
+            return torch.cat([flip_hypotheses(network, pictures, views) for network in networks], dim=1)
         if args.sampler == "thresholds":
             return threshold_hypotheses(segmenter, pictures, args.threshold_offsets, segmenter.settings.activation)
         found = []

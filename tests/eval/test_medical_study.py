@@ -86,6 +86,18 @@ def test_a_study_runs_goes_on_where_it_stopped_and_makes_its_table(folder, tmp_p
         compared(runs, "nothing")
 
 
+def test_peers_are_networks_of_other_seeds_that_every_arm_finds_again(folder, tmp_path):
+    out = tmp_path / "study"
+    main(arguments(folder, out, subsets=[0], arms=["pseudo_label_peers"]))
+    seats = [out / "subset0" / name / "model.safetensors" for name in ("base_model", "peer_model1", "peer_model2")]
+    assert len({seat.read_bytes() for seat in seats}) == 3
+    before = [seat.stat().st_mtime_ns for seat in seats]
+    main(arguments(folder, out, subsets=[0], arms=["rn_dpo_winner_peers"]))
+    assert [seat.stat().st_mtime_ns for seat in seats] == before
+    report = json.loads((out / "subset0" / "rn_dpo_winner_peers" / "report.json").read_text())
+    assert report["rounds"][0]["pictures"] == 5
+
+
 def test_no_table_of_a_folder_without_a_finished_arm(tmp_path):
     with pytest.raises(DataError, match="no arm that all subsets have finished"):
         arms_of(tmp_path)

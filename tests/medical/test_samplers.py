@@ -28,6 +28,20 @@ def test_each_checkpoint_is_a_hypothesis(tmp_path):
         torch.testing.assert_close(found, torch.stack([networks[2](pictures), networks[1](pictures)], dim=1))
 
 
+def test_each_checkpoint_sees_each_flip(tmp_path):
+    networks = [segmenter(seed) for seed in range(2)]
+    for number, network in enumerate(networks):
+        network.save_pretrained(tmp_path / str(number))
+    folders = [str(tmp_path / "0"), str(tmp_path / "1")]
+    pictures = torch.randn(3, 1, 16, 16)
+    args = PairArguments(sampler="checkpoints_and_flips", checkpoints=folders)
+    found = sampler_of(args, 2, 0.0, 0)(networks[0], pictures, ["a", "b", "c"])
+    assert found.shape == (3, 2 * 4, 1, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(found[:, 4], networks[1](pictures))
+        torch.testing.assert_close(found[:, 7], networks[1](pictures.flip(2, 3)).flip(2, 3))
+
+
 def test_checkpoints_of_another_task_are_refused(tmp_path):
     segmenter(0).save_pretrained(tmp_path / "a")
     segmenter(0, regions=("square",)).save_pretrained(tmp_path / "b")
