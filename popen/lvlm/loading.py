@@ -8,8 +8,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from popen.data.safe_io import DataError, read_json
 from popen.lvlm import adapters
 from popen.lvlm.configuration_popen import PopenConfig
-from popen.lvlm.modeling_popen import FLEX, PopenForReasoningSegmentation
+from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.processing_popen import PopenProcessor
+from popen.lvlm.row_attention import FLEX
 
 WEIGHTS = (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME)
 

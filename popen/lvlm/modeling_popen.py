@@ -16,11 +16,9 @@ from popen.lvlm.mask_decoder import MaskDecoder
 from popen.lvlm.pixel_encoder import PixelEncoder, PixelFusion
 from popen.lvlm.pixellm_blocks import PixelLMEncoder, PixelLMMaskDecoder, PixelLMProjector
 from popen.lvlm.preference_head import PreferenceHead
-from popen.lvlm.shared_prefix import tree_block_mask
+from popen.lvlm.row_attention import EAGER, FLEX, row_attention
 from popen.objectives.masks import bce_loss, dice_loss, iou_regression_loss, refined_bce_loss, refinement_weights
 from popen.objectives.scores import per_token_logps
-
-FLEX = "flex_attention"
 
 
 @dataclass(frozen=True)
@@ -201,27 +199,18 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         """Hidden states (B, S, H) of packed rows; to `look`, also the last layer's first head's attention (B, S, S).
 
         Args:
-            attention_mask: (B, 1, S, S) bool. spans: (B, 2, S), what FlexAttention takes instead.
+            attention_mask: (B, 1, S, S) bool. spans: (B, 2, S), what FlexAttention takes instead; they also show where
+                causal attention needs no mask.
         Raises:
             ValueError: `look` without eager attention, which alone gives its weights away, or FlexAttention without
                 spans.
         """
         implementation = self.config.get_text_config()._attn_implementation
-        eager = implementation == "eager"
-        if look and not eager:
+        if look and implementation != EAGER:
             raise ValueError("look_weight > 0 reads attention weights: load the model with attn_implementation=eager")
-        if implementation == FLEX:
-            if spans is None:
-                raise ValueError("flex_attention reads the spans of packed rows; give them, as stack_rows makes them")
-            readable = pictures.readable(input_ids == self.config.backbone_config.image_token_id)
-            attention_mask = tree_block_mask(spans, readable)
-        elif pictures.shown is not None:
-            readable = pictures.readable(input_ids == self.config.backbone_config.image_token_id)
-            itself = torch.eye(input_ids.shape[1], dtype=torch.bool, device=input_ids.device)
-            attention_mask = attention_mask & (readable[:, None, None] | itself)
-        if eager:  # it adds the mask to the logits, where True would be 1
-            blocked = torch.finfo(self.dtype).min
-            attention_mask = torch.zeros_like(attention_mask, dtype=self.dtype).masked_fill(~attention_mask, blocked)
+        is_picture = input_ids == self.config.backbone_config.image_token_id
+        readable = None if pictures.shown is None else pictures.readable(is_picture)
+        attention_mask = row_attention(implementation, attention_mask, spans, readable, self.dtype)
         output = self.backbone.model(
             input_ids=input_ids,
             position_ids=self.family.positions(position_ids, input_ids, self.config.backbone_config),

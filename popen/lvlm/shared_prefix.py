@@ -93,6 +93,16 @@ def branch_spans(parents: list[int]) -> list[tuple[int, int]]:
     return spans
 
 
+def only_chains(spans: torch.Tensor) -> bool:
+    """Whether each row is one path, so that plain causal attention says what its tree does.
+
+    Args:
+        spans: (B, 2, S) of `stack_trees`; padding on the right is nobody's past.
+    """
+    end = spans[:, 1]
+    return bool(((end == end[:, :1]) | (end < 0)).all())  # below every branch lies the last one
+
+
 def tree_mask_mod(spans: torch.Tensor, readable: torch.Tensor) -> Callable[..., torch.Tensor]:
     """What `attention` says, as FlexAttention asks for it: batch, head, query and key columns to bool.
 

@@ -13,9 +13,10 @@ from popen.data.schema import Sample, load_split
 from popen.lvlm import adapters
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.mining import load_mined
-from popen.lvlm.modeling_popen import FLEX, PopenForReasoningSegmentation
+from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import preference_branches, question_branches
 from popen.lvlm.processing_popen import PopenProcessor
+from popen.lvlm.row_attention import FLEX
 from popen.training.launch import Launch, read_yaml
 from popen.training.lora import LoraArguments, with_lora
 from popen.training.preference import (

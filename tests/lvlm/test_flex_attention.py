@@ -12,8 +12,8 @@ from transformers.integrations import flex_attention as flex_integration
 
 from popen.data.safe_io import DataError
 from popen.lvlm.loading import load_model
-from popen.lvlm.modeling_popen import FLEX
 from popen.lvlm.packing import supervised_batch
+from popen.lvlm.row_attention import FLEX
 from popen.lvlm.shared_prefix import Branch, branch_spans, pack_tree, stack_trees, tree_block_mask, tree_mask_mod
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popen.lvlm.packing import preference_branches, question_branches, stack_rows
-from popen.lvlm.shared_prefix import Branch, pack_tree, stack_trees
+from popen.lvlm.shared_prefix import Branch, only_chains, pack_tree, stack_trees
 
 
 def outputs(model, processor, rows, square):
@@ -87,6 +87,14 @@ def test_padding_attends_to_itself_only():
     assert stacked["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]
     assert stacked["attention_mask"].shape == (2, 1, 3, 3)
     assert stacked["attention_mask"][1, 0].int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(trees(), min_size=1, max_size=3))
+def test_rows_are_chains_where_causal_attention_says_the_same(shapes):
+    rows = [pack_tree([Branch(parent, tuple(range(size))) for parent, size in shape]) for shape in shapes]
+    causal = all(bool((row.attention == torch.ones_like(row.attention).tril()).all()) for row in rows)
+    assert only_chains(stack_trees(rows, pad_id=0)["spans"]) == causal
 
 
 def test_packed_questions_equal_questions_asked_alone(tiny, samples):

@@ -9,8 +9,8 @@ from transformers.integrations import flex_attention as flex_integration
 
 from popen.data.safe_io import DataError
 from popen.lvlm.loading import load_model
-from popen.lvlm.modeling_popen import FLEX
 from popen.lvlm.packing import supervised_batch
+from popen.lvlm.row_attention import FLEX
 from tests.lvlm.families.tiny_backbones import BACKBONES
 
 ASIDE = ("token_sequence", "sequence_row", "look_row", "look_column", "look_target")
