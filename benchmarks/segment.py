@@ -9,27 +9,42 @@ without a cache still encodes its picture once per answer, where PixelLM's code 
 from dataclasses import asdict
 
 import numpy as np
+import torch
 
 from benchmarks.figures import figure, parser, report
 from benchmarks.shapes import picture, question, scripted, speaking_shape_here
 from benchmarks.turns import take_turns
 from popen.data.safe_io import DataError
 from popen.errors import one_line_errors
-from popen.lvlm.inference import decode_drafts, generate_drafts
+from popen.lvlm.gallery import Gallery
+from popen.lvlm.inference import Draft, decode_drafts
 from popen.lvlm.segmentation import Answer, finish
+from popen.lvlm.shared_prefix import Branch, pack_tree, stack_trees
 
 QUESTIONS = 8
 
 
 def without_cache(model, processor, images, questions) -> list[Answer]:
     """One question at a time; every token is computed from the whole sequence."""
-    answers = []
-    for image, asked in zip(images, questions, strict=True):
-        drafts = generate_drafts(model, processor, [image], [asked], batch_size=1, use_cache=False)
-        decoded = decode_drafts(model, drafts)
-        logits = [draft.canvas.restore(own) for draft, (own, _) in zip(drafts, decoded, strict=True)]
-        answers += finish(drafts, decoded, logits, model.config.mask_threshold)
-    return answers
+    drafts = [spoken(model, processor, image, asked) for image, asked in zip(images, questions, strict=True)]
+    decoded = [decode_drafts(model, [draft])[0] for draft in drafts]
+    logits = [draft.canvas.restore(own) for draft, (own, _) in zip(drafts, decoded, strict=True)]
+    return finish(drafts, decoded, logits, model.config.mask_threshold)
+
+
+@torch.no_grad()
+def spoken(model, processor, image, asked: str) -> Draft:
+    """A greedy answer, without a cache."""
+    shown = Gallery(model, processor).show([image], [0])
+    start, said = [*processor.prefix_ids, *processor.question_ids(asked)], list[int]()
+    while processor.tokenizer.eos_token_id not in said:
+        row = stack_trees([pack_tree([Branch(-1, tuple(start + said))])], processor.tokenizer.pad_token_id)
+        inputs = (row[name].to(model.device) for name in ("input_ids", "position_ids", "attention_mask"))
+        hidden, _ = model.read(*inputs, shown.pictures, spans=row["spans"].to(model.device))
+        said.append(int(model.get_output_embeddings()(hidden[0, -1]).argmax()))
+    decoded = processor.decode_answer(said)
+    embeddings = model.codebook(hidden[0][torch.tensor(decoded.groups) + len(start) - 1])
+    return Draft(decoded, embeddings, tuple(level[0] for level in shown.pictures.features), shown.canvases[0])
 
 
 def one_by_one(model, processor, images, questions) -> list[Answer]:

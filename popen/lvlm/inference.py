@@ -10,6 +10,7 @@ from transformers import LogitsProcessorList
 
 from popen.lvlm.canvas import Canvas
 from popen.lvlm.gallery import Gallery
+from popen.lvlm.generation import generate
 from popen.lvlm.modeling_popen import EncodedPictures, PopenForReasoningSegmentation
 from popen.lvlm.packing import question_branches, stack_rows
 from popen.lvlm.processing_popen import DecodedAnswer, PopenProcessor
@@ -61,12 +62,12 @@ def generate_drafts(
     for window in _windows(order, room, batch_size):
         shown = (gallery or Gallery(model, processor)).show([images[i] for i in window], window)
         pictures, row_picture = shown.pictures, shown.rows
-        batch = [processor.prefix_ids + ids[i] for i in window]
         own = generation
         if seeds is not None:
             sampler = SeededSampling([seeds[i] for i in window], temperature)
             own = generation | {"logits_processor": LogitsProcessorList([sampler])}
-        generated, states = _generate(model, processor, batch, pictures, row_picture, room[window[0]], own)
+        batch = [list(ids[i]) for i in window]
+        generated, states = generate(model, processor, batch, pictures, row_picture, room[window[0]], **own)
         for row, picture in enumerate(row_picture):
             decoded = processor.decode_answer(generated[row].tolist())
             at = torch.tensor(decoded.groups, dtype=torch.long).reshape(-1, len(processor.seg_token_ids))
@@ -90,17 +91,17 @@ def continue_answers(
     _check_lengths(images, questions)
     eos = processor.tokenizer.eos_token_id
     prompts = [
-        processor.prefix_ids + processor.question_ids(q, f"question {i}") + s
+        [*processor.question_ids(q, f"question {i}"), *s]
         for i, (q, s) in enumerate(zip(questions, starts, strict=True))
     ]
+    longest = processor.max_length - len(processor.prefix_ids)
     answers: list[DecodedAnswer | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    order = [i for i in order if len(prompts[i]) < processor.max_length]
+    order = [i for i in order if len(prompts[i]) < longest]
     for window in (order[at : at + batch_size] for at in range(0, len(order), batch_size)):
         shown = Gallery(model, processor).show([images[i] for i in window], window)
-        room = min(max_new_tokens, processor.max_length - len(prompts[window[0]]))
-        batch = [prompts[i] for i in window]
-        generated, _ = _generate(model, processor, batch, shown.pictures, shown.rows, room, {})
+        room = min(max_new_tokens, longest - len(prompts[window[0]]))
+        generated, _ = generate(model, processor, [prompts[i] for i in window], shown.pictures, shown.rows, room)
         for index, ids in zip(window, generated.tolist(), strict=True):
             whole = [*starts[index], *ids]
             if eos in whole:
@@ -212,35 +213,3 @@ def _windows(order: list[int], room: list[int], batch_size: int):
     for _, run in itertools.groupby(order, key=lambda i: room[i]):
         run = list(run)
         yield from (run[start : start + batch_size] for start in range(0, len(run), batch_size))
-
-
-def _generate(model, processor, batch, pictures, row_picture, max_new_tokens, settings):
-    """Left-padded generation; returns new ids (B, n) and the states that predicted them (B, n, H)."""
-    width = max(map(len, batch))
-    pad = processor.tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in batch], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=model.device)
-    family, shown = model.family, pictures.of_rows(row_picture)
-    positions = {}
-    if shown.shown is not None:  # hidden tokens keep their places, which generate would count away
-        positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-        mask = mask * shown.readable(ids == model.config.backbone_config.image_token_id)
-    states: list[torch.Tensor] = []
-    # The head's input at each step is the state that predicts the next token: all that the codebook needs.
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: states.append(inputs[0][:, -1]))
-    try:
-        output = model.backbone.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            mm_encoder_outputs={"image": family.for_language(shown.language, shown.deep)},
-            **positions,
-            **family.generation_inputs(ids, model.config.backbone_config, model.config.image_size),
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            eos_token_id=processor.tokenizer.eos_token_id,
-            do_sample=False,
-            **settings,
-        )
-    finally:
-        hook.remove()
-    return output[:, width:], torch.stack(states, 1)

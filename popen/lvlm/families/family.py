@@ -65,10 +65,6 @@ class Family:
         """Positions along each sequence (B, S) to those that the language model's rotary embedding takes."""
         return position_ids
 
-    def generation_inputs(self, input_ids: torch.Tensor, backbone_config, side: int) -> dict[str, torch.Tensor]:
-        """What `generate` needs beside ids, mask and encoded pictures to number positions as `positions` does."""
-        return {}
-
 
 def grid(states_BPC: torch.Tensor) -> torch.Tensor:
     """(B, P or 1+P, C) patch states to (B, C, √P, √P); a class token in front is dropped."""

@@ -75,11 +75,6 @@ class Qwen25VL(Family):
         time = first.expand_as(plain)
         return torch.stack([torch.where(is_picture, axis, plain) for axis in (time, row, column)])
 
-    def generation_inputs(self, input_ids: torch.Tensor, backbone_config, side: int) -> dict[str, torch.Tensor]:
-        sizes = self._sizes(len(input_ids), side, backbone_config.vision_config, input_ids.device)
-        types = (input_ids == backbone_config.image_token_id).to(torch.int)
-        return {"mm_token_type_ids": types, "image_grid_thw": sizes}
-
     def _sizes(self, pictures: int, side: int, vision, device) -> torch.Tensor:
         patches = side // vision.patch_size
         return torch.tensor([[1, patches, patches]], device=device).repeat(pictures, 1)
