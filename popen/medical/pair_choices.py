@@ -67,6 +67,9 @@ class PairArguments:
         "best_against_worst", "best_against_random", "best_against_bottom", "random_ordered", "any_beyond_margin",
         "quantiles", "most_disagreement",
     ] = field(default="best_against_worst", metadata={"help": "Which two hypotheses make a pair."})  # fmt: skip
+    winners_per_pair: int = field(
+        default=0, metadata={"help": "How often a winner is shown as a label, augmented, for each time its pair is."}
+    )
     least_gap: float = field(default=0.02, metadata={"help": "τ, the least gap in the judge's quality."})
     least_correct: float = field(
         default=0.6, metadata={"help": "A judge right on a smaller share of the pixels in R is refused, 0..1."}
@@ -78,6 +81,8 @@ class PairArguments:
     def __post_init__(self):
         if not 0 <= self.flip_rate <= 1:
             raise DataError(f"flip_rate = {self.flip_rate}: a share of the judge's orders lies in 0..1")
+        if self.winners_per_pair < 0:
+            raise DataError(f"winners_per_pair = {self.winners_per_pair}: 0 shows none; a count is at least that")
         if self.regressor_steps < 1:
             raise DataError(f"regressor_steps = {self.regressor_steps}: a judge needs at least one to learn")
 

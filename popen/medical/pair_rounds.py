@@ -114,7 +114,9 @@ def paired_examples(
     regressor: QualityRegressor | None = None,
     weights: GrowthWeights | None = None,
 ) -> tuple[list[Example], dict]:
-    """Examples with a pair and without labels, and what was mined; pictures without a pair are left out.
+    """Examples with a pair and without labels, their winners as labels, and what was mined.
+
+    Pictures without a pair are left out.
 
     Raises:
         DataError: `weights` leave no pair.
@@ -133,7 +135,21 @@ def paired_examples(
     if weights:
         summary |= {"weightless": len(found.pairs) - len(kept), "weight": sum(w for *_, w in kept) / len(kept)}
     weighed = zip(examples, (w for *_, w in kept), strict=True)
-    return [replace(example, pair=replace(example.pair, weight=w)) for example, w in weighed], summary
+    examples = [replace(example, pair=replace(example.pair, weight=w)) for example, w in weighed]
+    return shown_winners(examples, args.winners_per_pair) + examples, summary
+
+
+def shown_winners(examples: Sequence[Example], times: int) -> list[Example]:
+    """The winners of pairs as labels, each so many times; that of a light pair less often, as its weight says.
+
+    A pair is seen in flipped views alone, where the reference's logits are known; its winner is augmented like any
+    label, and most of what winners are worth comes from there (`docs/results/medical.md`).
+    """
+    found = []
+    for example in examples:
+        if example.pair is not None:
+            found += [Example(example.picture, example.pair.chosen)] * round(times * example.pair.weight)
+    return found
 
 
 def examples_of(

@@ -12,7 +12,7 @@ from popen.medical.cohort import Prepared
 from popen.medical.mining import mine_masks
 from popen.medical.pair_choices import PairArguments, judge_of, sampler_of, strategy_of
 from popen.medical.pair_rounds import mined as mined_pairs
-from popen.medical.pair_rounds import paired_examples, taught_judge, tried_judge
+from popen.medical.pair_rounds import paired_examples, shown_winners, taught_judge, tried_judge
 from popen.medical.samplers import threshold_hypotheses
 from popen.medical.segmenter import Segmenter, SegmenterConfig
 
@@ -131,6 +131,18 @@ def test_an_unfit_judge_gets_weights_on_request(segmenter):
     )
     assert [own.pair.weight for own in examples] == pytest.approx([0.2] * 3)
     assert summary["weightless"] == 0 and summary["weight"] == pytest.approx(0.2)
+
+
+def test_winners_are_shown_as_labels_light_ones_less_often(segmenter):
+    args = replace(BIASED, winners_per_pair=3)
+    examples, _ = paired_examples(segmenter, segmenter, pictures_of_two_kinds(), args, 0)
+    winners, pairs = examples[:9], examples[9:]
+    assert len(pairs) == 3 and all(own.pair is not None and own.masks is None for own in pairs)
+    assert all(own.pair is None and own.masks is pairs[at // 3].pair.chosen for at, own in enumerate(winners))
+    light = replace(pairs[0], pair=replace(pairs[0].pair, weight=0.5))
+    assert len(shown_winners([light], 3)) == 2 and not shown_winners(pairs, 0)
+    with pytest.raises(DataError, match="winners_per_pair = -1: 0 shows none"):
+        PairArguments(winners_per_pair=-1)
 
 
 def test_weightless_pairs_are_dropped_and_none_left_is_an_error(segmenter):
