@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from popen.data.safe_io import DataError
-from popen.lvlm.inference import Draft, forced_drafts
+from popen.lvlm.inference import Draft, draft_answers, read_answers
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.preference.ensemble import attended_embedding, noisy_embeddings, preference_attention
 from popen.preference.sampling import View
@@ -27,6 +27,7 @@ def embedding_hypotheses(model, draft: Draft, count: int, noise: float, seed: in
     return torch.cat([draft.embeddings[:, None], noisy], 1)
 
 
+@torch.no_grad()
 def view_hypotheses(
     model: PopenForReasoningSegmentation,
     processor,
@@ -38,25 +39,28 @@ def view_hypotheses(
 ) -> list[torch.Tensor]:
     """The clean embedding and one from each view of the picture, per draft (T, K+1, L, D).
 
-    The draft's own words are teacher-forced on every view, so target j is target j in all of them: K prefills.
+    The draft's own words are teacher-forced on every view, all views together, so target j is target j in all of them.
 
     Args:
         views: K per draft; drafts about one picture object share the views of the first of them.
     """
-    answers = [draft.decoded.text for draft in drafts]
     first = {id(image): own for image, own in reversed(list(zip(images, views, strict=True)))}
-    stacks = [[draft.embeddings] for draft in drafts]
-    for k in range(len(views[0]) if views else 0):
-        seen: dict[int, Image.Image] = {}
-        for image in images:
-            if id(image) not in seen:
-                seen[id(image)] = Image.fromarray(first[id(image)][k].apply(np.asarray(image.convert("RGB"))))
-        pictures = [seen[id(image)] for image in images]
-        for stack, view in zip(
-            stacks, forced_drafts(model, processor, pictures, questions, answers, batch_size), strict=True
-        ):
-            stack.append(view.embeddings)
-    return [torch.stack(stack, 1) for stack in stacks]
+    seen = {
+        key: [Image.fromarray(view.apply(np.asarray(image.convert("RGB")))) for view in first[key]]
+        for key, image in {id(image): image for image in images}.items()
+    }
+    count = len(views[0]) if views else 0
+    pictures = [view for image in images for view in seen[id(image)]]
+    asked = [question for question in questions for _ in range(count)]
+    answers = [draft.decoded.text for draft in drafts for _ in range(count)]
+    viewed: dict[int, torch.Tensor] = {}
+    for batch in read_answers(model, processor, pictures, asked, answers, batch_size):
+        read = draft_answers(model, processor, batch, answers)  # their maps go with them
+        viewed |= {index: draft.embeddings for index, draft in zip(batch.order, read, strict=True)}
+    return [
+        torch.stack([draft.embeddings, *(viewed[at * count + k] for k in range(count))], 1)
+        for at, draft in enumerate(drafts)
+    ]
 
 
 def uniform_drafts(drafts: list[Draft], hypotheses: list[torch.Tensor]) -> list[Draft]:

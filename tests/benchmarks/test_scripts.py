@@ -38,6 +38,21 @@ def test_a_benchmark_runs(name, tmp_path, monkeypatch):
         assert ours == pytest.approx(theirs, abs=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_parts_of_a_step_add_up_to_it(tmp_path, monkeypatch):
+    found = run("where_time_goes", tmp_path, monkeypatch)["where"]
+    assert [own["what"].split(",")[0] for own in found] == [
+        "supervised step",
+        "preference step",
+        "answering",
+        "mining",
+    ]
+    for own in found:
+        assert sum(own["shares"].values()) == pytest.approx(1, abs=0.02) and own["flops"] > 0
+        assert own["shares"]["language model"] > 0 and min(own["shares"].values()) >= 0
+        assert ("backward" in own["shares"]) == own["what"].endswith("step")
+
+
 def test_memory_is_that_of_a_fresh_process(monkeypatch):
     from benchmarks.preference_memory import in_own_process, ratio
 
