@@ -1,5 +1,7 @@
 """Alignment: picture tokens learn to say what they show, before a model that learns from nothing has to speak."""
 
+from typing import ClassVar
+
 import torch
 
 from popen.data.schema import Sample
@@ -24,11 +26,13 @@ class AlignmentTrainer(PartLossTrainer):
     Ours; LLaVA's stage 1 in spirit. Afterwards the language model only has to learn what to say about what is seen.
     """
 
+    counters: ClassVar = {"target_count": lambda batch: len(batch["target_row"])}
+
     def __init__(self, *args, processor: PopenProcessor, **kwargs):
         super().__init__(*args, processor=processor, data_collator=AlignmentCollator(processor), **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs, target_count=self.share_of(len(inputs["target_row"])))
+        outputs = model(**inputs, **self.shares(inputs))
         self.watch(outputs.loss)
         self.note(**{"text/name": outputs.name_loss, "seg/bce": outputs.bce_loss, "seg/dice": outputs.dice_loss})
         return (outputs.loss, outputs) if return_outputs else outputs.loss

@@ -4,8 +4,10 @@ import gc
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from accelerate.utils import gather_object
@@ -38,10 +40,13 @@ def deterministic_kernels():
 class PartLossTrainer(Trainer):
     """A Trainer that logs means of named parts between two log lines and takes no step that is not finite."""
 
+    counters: ClassVar[dict[str, Callable[[dict], int]]] = {}  # what sums of a batch are divided by, counted in it
+
     def __init__(self, *args, processor=None, **kwargs):
         super().__init__(*args, processing_class=None, **kwargs)
         self.processor = processor
         self._parts: dict[str, list[float]] = defaultdict(list)
+        self._shares: dict[str, float] = {}
         self.finite_steps = FiniteSteps(self.accelerator)
         self.add_callback(self.finite_steps)
         if processor is not None:
@@ -64,8 +69,11 @@ class PartLossTrainer(Trainer):
         return super().create_optimizer(model)
 
     def train(self, *args, **kwargs):
-        with deterministic_kernels(), watched_peers():
-            return super().train(*args, **kwargs)
+        try:
+            with deterministic_kernels(), watched_peers():
+                return super().train(*args, **kwargs)
+        finally:
+            self._shares = {}
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         """As the Trainer's; in the logged mean a loss that is not finite counts as 0, beside `skipped_steps`."""
@@ -82,10 +90,23 @@ class PartLossTrainer(Trainer):
         for name, value in parts.items():
             self._parts[name].append(float(value.detach() if isinstance(value, torch.Tensor) else value))
 
-    def share_of(self, count: int) -> float:
-        """What this rank divides a sum by, so that the mean over ranks is the mean over all items."""
-        total = self.accelerator.reduce(torch.tensor(float(count), device=self.accelerator.device), "sum")
-        return max(float(total) / self.accelerator.num_processes, 1e-9)
+    def get_batch_samples(self, *args, **kwargs):
+        """As the Trainer's; what is counted is counted over all that is accumulated for a step, on all ranks."""
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        self._shares = self._shares_over(batches)
+        return batches, items
+
+    def shares(self, inputs: dict) -> dict[str, float]:
+        """What to divide sums by, by name of `counters`: their mean over ranks and accumulated batches is then the
+        mean over all items of a step, however they fell on ranks and batches. Outside of training, `inputs` are all.
+        """
+        return self._shares if self._shares and self.model.training else self._shares_over([inputs])
+
+    def _shares_over(self, batches: list[dict]) -> dict[str, float]:
+        own = [sum(int(count(batch)) for batch in batches) for count in self.counters.values()]
+        totals = self.accelerator.reduce(torch.tensor(own, dtype=torch.float64, device=self.accelerator.device), "sum")
+        pieces = self.accelerator.num_processes * max(len(batches), 1)
+        return {name: max(float(total) / pieces, 1e-9) for name, total in zip(self.counters, totals, strict=True)}
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -52,6 +53,12 @@ class MedicalTrainer(PartLossTrainer):
         ValueError: load_best_model_at_end; the last weights are kept, and the peak is only logged.
     """
 
+    counters: ClassVar = {
+        "labelled": lambda batch: len(batch["true_row"]),
+        "pairs": lambda batch: len(batch["pair_row"]),
+        "winners": lambda batch: unlabelled_pairs(batch).sum(),
+    }
+
     def __init__(
         self,
         model: Segmenter,
@@ -94,7 +101,7 @@ class MedicalTrainer(PartLossTrainer):
         views = [self.views[view] for view in inputs["views"].tolist()]
         levels = [flipped_rows(own.float(), views) for own in model(inputs["pictures"], every_level=True)]
         progress = self.state.global_step / max(self.state.max_steps, 1)
-        loss = levels[0].sum() * 0
+        loss, shares = levels[0].sum() * 0, self.shares(inputs)
         if "true_masks" in inputs:
             rows = inputs["true_row"]
             maps = (inputs.get("distance"), inputs.get("geodesic"))
@@ -102,14 +109,15 @@ class MedicalTrainer(PartLossTrainer):
                 Labelled(tuple(own[rows] for own in levels), inputs["true_masks"], *maps, progress)
             )
             self.note(**{f"seg/{name}": value for name, value in parts.items()})
-            loss = loss + sum(parts.values())
+            loss = loss + sum(parts.values()) * (len(rows) / shares["labelled"])
         if "chosen" in inputs:
-            loss = loss + self._pair_loss(levels, inputs)
+            loss = loss + self._pair_loss(levels, inputs, shares)
         self.watch(loss)
         return (loss, {"logits": levels[0]}) if return_outputs else loss
 
-    def _pair_loss(self, levels: list[torch.Tensor], inputs: dict) -> torch.Tensor:
+    def _pair_loss(self, levels: list[torch.Tensor], inputs: dict, shares: dict[str, float]) -> torch.Tensor:
         args, rows = self.args, inputs["pair_row"]
+        share = len(rows) / shares["pairs"]
         own = levels[0][rows]  # preferences act at full resolution
         pairs = RegionPairs(
             own.flatten(1).gather(1, inputs["region_index"]), inputs["region_reference"], inputs["region_sign"],
@@ -121,14 +129,14 @@ class MedicalTrainer(PartLossTrainer):
         self.note(**{"rewards/chosen": found.chosen.mean(), "rewards/rejected": found.rejected.mean()})
         weighed = (inputs["weight"] * found.losses).mean()  # over all pairs: light ones leave more to the labels
         self.note(**{"pairs/loss": found.losses.mean(), "pairs/weight": inputs["weight"].mean()})
-        loss = args.preference_weight * weighed
-        unlabelled = ~torch.isin(rows, inputs["true_row"])
+        loss = args.preference_weight * weighed * share
+        unlabelled = unlabelled_pairs(inputs)
         if args.winner_weight and unlabelled.any():
             winners = tuple(level[rows][unlabelled] for level in levels)
             shown = Labelled(winners, inputs["chosen"][unlabelled], None, None, 1.0)
             parts = weighted(self.winner, shown, inputs["weight"][unlabelled])
             self.note(**{f"winner/{name}": value for name, value in parts.items()})
-            loss = loss + args.winner_weight * sum(parts.values())
+            loss = loss + args.winner_weight * sum(parts.values()) * (int(unlabelled.sum()) / shares["winners"])
         if args.outside_weight:
             differs = torch.zeros_like(own.flatten(1))
             differs.scatter_add_(1, inputs["region_index"], inputs["region_sign"].abs().to(differs.dtype))
@@ -138,11 +146,16 @@ class MedicalTrainer(PartLossTrainer):
             )
             outside = (wrong * agreed).sum() / agreed.sum().clamp(min=1)
             self.note(**{"pairs/outside": outside})
-            loss = loss + args.outside_weight * outside
+            loss = loss + args.outside_weight * outside * share
         return loss
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         self.model.save_pretrained(output_dir or self.args.output_dir)
+
+
+def unlabelled_pairs(batch: dict) -> torch.Tensor:
+    """Which of a batch's pairs are of pictures without labels, bool: their winners are trained on."""
+    return ~torch.isin(batch["pair_row"], batch["true_row"])
 
 
 class LastStepEvaluated(TrainerCallback):

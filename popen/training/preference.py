@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import datasets
 import torch
@@ -132,6 +132,14 @@ class PreferenceTrainer(PartLossTrainer):
     written when the pairs were mined: no second forward, unless `reference` is live.
     """
 
+    counters: ClassVar = {
+        "targets": lambda batch: len(batch["target_row"]),
+        "text pairs": lambda batch: len(batch["pairs"]),
+        "anchored tokens": lambda batch: batch["anchor"].sum(),
+        f"stage {LOCALISE} pairs": lambda batch: len(batch[f"stage{LOCALISE}_gap"]),
+        f"stage {REFINE} pairs": lambda batch: len(batch[f"stage{REFINE}_gap"]),
+    }
+
     def __init__(
         self,
         model,
@@ -158,14 +166,13 @@ class PreferenceTrainer(PartLossTrainer):
         args: PreferenceArguments = self.args
         if self.live_reference is not None:
             inputs = with_reference(inputs, self.live_reference.outputs(self.accelerator.unwrap_model(model), inputs))
-        outputs = model(
-            **{name: inputs[name] for name in MODEL_INPUTS}, target_count=self.share_of(len(inputs["target_row"]))
-        )
-        text_loss = self._text_loss(outputs.logps, inputs)
+        shares = self.shares(inputs)
+        outputs = model(**{name: inputs[name] for name in MODEL_INPUTS}, target_count=shares["targets"])
+        text_loss = self._text_loss(outputs.logps, inputs).sum() / shares["text pairs"]
         stage = stage_at(self.state.global_step, self.state.max_steps, args.localise_share)
-        seg_loss = self._seg_loss(outputs, inputs, stage)
+        seg_loss = self._seg_loss(outputs, inputs, stage).sum() / shares[f"stage {stage} pairs"]
         anchor = inputs["anchor"]
-        ce = -outputs.logps[anchor].sum() / self.share_of(int(anchor.sum()))
+        ce = -outputs.logps[anchor].sum() / shares["anchored tokens"]
         config = self.model.config
         anchor_loss = (
             config.ce_weight * ce
@@ -196,17 +203,17 @@ class PreferenceTrainer(PartLossTrainer):
                 "logps/rejected": sums[1].mean(),
             }
         )
-        return found.losses.sum() / self.share_of(len(found.losses))
+        return found.losses
 
     def _seg_loss(self, outputs, inputs: dict, stage: int) -> torch.Tensor:
-        """The mean over the stage's preferences."""
+        """Of each of the stage's preferences."""
         pairs = seg_pairs(outputs, inputs, stage)
         self._check_first_margin(region_margin(pairs.logits, pairs.ref_logits, pairs.signs), "segmentation")
         found = self.seg_objectives[stage](pairs)
         margin = found.chosen - found.rejected
         if len(margin):
             self.note(**{"seg/margins": margin.mean(), "seg/accuracies": (margin > 0).float().mean()})
-        return found.losses.sum() / self.share_of(len(margin))
+        return found.losses
 
     def _check_first_margin(self, margin: torch.Tensor, which: str) -> None:
         """Before the first update policy = reference, so every margin must be 0 up to rounding."""

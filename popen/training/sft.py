@@ -1,6 +1,7 @@
 """Supervised fine-tuning: words and masks together, all questions about a picture in one row."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from transformers import TrainingArguments
@@ -41,17 +42,18 @@ class SupervisedCollator:
 class SegmentationSFTTrainer(PartLossTrainer):
     """Trains `PopenForReasoningSegmentation` on answers and masks; loss as in PixelLM, section 3.4."""
 
+    counters: ClassVar = {
+        "token_count": lambda batch: len(batch["token_labels"]),
+        "target_count": lambda batch: len(batch["target_row"]),
+        "look_count": lambda batch: len(batch["look_row"]),
+    }
+
     def __init__(self, *args, processor: PopenProcessor, **kwargs):
         super().__init__(*args, processor=processor, data_collator=SupervisedCollator(processor), **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = {k: v for k, v in inputs.items() if k not in ("token_sequence", "sequence_row")}
-        outputs = model(
-            **inputs,
-            token_count=self.share_of(len(inputs["token_labels"])),
-            target_count=self.share_of(len(inputs["target_row"])),
-            look_count=self.share_of(len(inputs["look_row"])),
-        )
+        outputs = model(**inputs, **self.shares(inputs))
         self.watch(outputs.loss)
         self.note(
             **{

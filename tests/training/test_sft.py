@@ -92,6 +92,21 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(fresh, rows, tmp_path):
     assert entry["loss"] == pytest.approx(parts, rel=1e-3)
 
 
+def test_accumulated_batches_are_one_batch(fresh, rows, tmp_path):
+    """Scenes have one to six questions: a mean of batches' means would weigh the targets of a small batch more."""
+    logs = []
+    for rows_at_once, accumulated in ((4, 1), (1, 4)):
+        trainer = fresh(
+            rows, tmp_path, max_steps=3, save_strategy="no", per_device_train_batch_size=rows_at_once,
+            gradient_accumulation_steps=accumulated,
+        )  # fmt: skip
+        trainer.train()
+        logs.append([entry for entry in trainer.state.log_history if "loss" in entry])
+    for whole, parts in zip(*logs, strict=True):
+        for part in ("loss", "grad_norm", "text/ce", "seg/bce", "seg/dice"):
+            assert parts[part] == pytest.approx(whole[part], abs=1e-3), part
+
+
 def test_the_same_seed_gives_the_same_bytes(fresh, rows, tmp_path):
     trained = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
