@@ -28,6 +28,7 @@ LONG = (
     "test_medical.py",
     "test_recipes_run.py",
     "test_two_processes.py",
+    "test_zero.py",
     "test_two_nodes.py",
     "test_remote_code.py",
 )

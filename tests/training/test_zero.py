@@ -141,7 +141,7 @@ def test_the_weights_agree(runs, file):
     """Whole ones are saved. Where a gradient is rounding alone, as of a bias that softmax does not feel, AdamW makes
     steps of it, 1e-3 each at most."""
     one, several = (load_file(folder / file) for folder in runs)
-    assert {name: own.shape for name, own in one.items()} == {name: own.shape for name, own in several.items()}
+    assert all(several[name].shape == own.shape for name, own in one.items())  # tied ones may be there twice
     gaps = torch.cat([(several[name] - own).abs().flatten() for name, own in one.items()])
     assert (gaps > 1e-5).float().mean() < 0.01 and gaps.max() < 3e-3
 
