@@ -36,7 +36,7 @@ def over_views(model, processor, images, questions) -> list[Answer]:
 
 
 def main() -> None:
-    args = parser(__doc__, turns=7).parse_args()
+    args = parser(__doc__, turns=3).parse_args()
     shape = speaking_shape_here(args.toy)
     model, processor = scripted(shape, args.seed)
     figures = []

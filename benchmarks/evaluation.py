@@ -75,7 +75,7 @@ def ours_matched(pool, count: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    args = parser(__doc__, turns=2).parse_args()
+    args = parser(__doc__, turns=1).parse_args()
     count, (height, width) = (40, (48, 64)) if args.toy else (10_000, (480, 640))
     pool = masks(min(KEPT, count), height, width, args.seed)
     ways = {"histograms": histogram_loop, "ours": ours, "ours, matched": ours_matched}

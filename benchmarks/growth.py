@@ -80,7 +80,7 @@ def work(axis: str, value: int, model, processor, shape: Shape) -> Work:
 
 
 def main() -> None:
-    args = parser(__doc__, turns=3).parse_args()
+    args = parser(__doc__, turns=1).parse_args()
     shape = speaking_shape_here(args.toy)
     spoken = scripted(shape, args.seed)
     shape = replace(shape, answer=64)  # room for eight targets

@@ -70,7 +70,7 @@ def check_same(text, loop: list[dict]) -> int:
 
 
 def main() -> None:
-    args = parser(__doc__, turns=3).parse_args()
+    args = parser(__doc__, turns=2).parse_args()
     model, processor = load_model(MODEL)
     model.to(device()).eval()
     settings = MiningArguments(seed=args.seed)

@@ -23,7 +23,7 @@ from popen.errors import one_line_errors
 
 
 def main() -> None:
-    args = parser(__doc__, turns=7).parse_args()
+    args = parser(__doc__, turns=4).parse_args()
     shape = shape_here(args.toy)
     with TemporaryDirectory() as folder:
         side, peer = ours(shape, args.seed, folder), theirs(shape, args.seed, folder)

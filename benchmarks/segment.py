@@ -74,7 +74,7 @@ def check_same(found: dict[str, list[Answer]]) -> float:
 
 
 def main() -> None:
-    args = parser(__doc__, turns=3).parse_args()
+    args = parser(__doc__, turns=2).parse_args()
     shape = speaking_shape_here(args.toy)
     model, processor = scripted(shape, args.seed)
     questions = [question(processor, shape, args.seed + k) for k in range(QUESTIONS)]

@@ -68,7 +68,7 @@ def their_step(shape, seed: int, answers_only: bool):
 
 
 def main() -> None:
-    args = parser(__doc__, turns=7).parse_args()
+    args = parser(__doc__, turns=4).parse_args()
     shape = shape_here(args.toy)
     whole, answers = "backbone", "backbone, logits of answers only"
     sides = {

@@ -77,14 +77,14 @@ def small(file, pictures, volumes, out):
     """The YAML as it is, at sizes that take seconds."""
     flat, last = file.stem.endswith("2d"), "brats" if "brats" in file.stem else "3d"
     size = ["32", "32"] if flat else ["64", "32", "32"] if "swin" in file.stem else ["16", "16", "16"]
-    steps = {"mapo": "4", "pareto": "1"}.get(file.stem.partition("_")[0], "2")
+    steps, base = {"mapo": "4", "pareto": "1"}.get(file.stem.partition("_")[0], "2"), "60" if flat else "4"
     if "swin" in file.stem:  # one step of a narrow one; the YAML's takes minutes
         narrow = out.parent / file.name
         narrow.write_text(file.read_text() + "network_options: {feature_size: 12, depths: [1, 1, 1, 1]}\n")
-        file, steps = narrow, "1"
+        file, steps, base = narrow, "1", "1"
     return [
         "--config", str(file), "--data", str(pictures if flat else volumes[last]), "--output_dir", str(out),
-        "--patch_size", *size, "--base_steps", "60" if flat else "4", "--base_learning_rate", "1e-2",
+        "--patch_size", *size, "--base_steps", base, "--base_learning_rate", "1e-2",
         "--max_steps", steps, "--per_device_train_batch_size", "2",
         "--use_cpu", "true", "--disable_tqdm", "true", "--dev_share", "0.34", "--least_gap", "0.0001",
         *(["--labelled", "2"] if "rn_dpo" in file.stem else []),
@@ -144,6 +144,7 @@ def test_pairs_between_saved_models_and_dev_on_the_way(medical, pictures, volume
     """A first run leaves its stages, and a second one prefers between their masks."""
     argv = small(ROOT / "recipes" / "medical" / "rn_dpo_unet2d.yaml", pictures, volumes, tmp_path / "first")
     loose = ["--least_correct", "0", "--most_bias", "100", "--eval_strategy", "steps", "--eval_steps", "40"]
+    loose += ["--preference_weight", "5", "--learning_rate", "1e-2"]  # so that the stages differ after two steps
     assert not started(medical, monkeypatch, *argv, *loose)
     last = capfd.readouterr().out.strip().splitlines()[-1]
     stages = [tmp_path / "first" / name for name in ("base", "round_1")]

@@ -1,6 +1,7 @@
 """Two machines that share nothing, here on loopback with a folder each: the steps of one process with both batches."""
 
 import os
+import runpy
 import shutil
 import socket
 import subprocess
@@ -75,10 +76,13 @@ def runs(tmp_path_factory, tiny):
         "SLURM_GPUS_ON_NODE": "1",
     }  # fmt: skip
     recipe = ["recipes/sft.py", "--config", "sft.yaml"]
-    one, both = [sys.executable, *recipe], ["bash", str(SCRIPTS / "slurm.sh"), *recipe, "--ddp_backend", "gloo"]
-    for command, folder in ((one, root / "one"), (both, root)):
-        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root / "one")
+        patch.setattr(sys, "argv", recipe)
+        runpy.run_path(recipe[0], run_name="__main__")
+    both = ["bash", str(SCRIPTS / "slurm.sh"), *recipe, "--ddp_backend", "gloo"]
+    done = subprocess.run(both, env=environment, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
     return root
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 STAGES = (2, 3)
 SCRIPT = """
 import json, os, shutil, sys
+from pathlib import Path
 from transformers import set_seed
 from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
@@ -55,7 +57,7 @@ def train(name, arguments, kind, streams, lora=False, last=False, **options):
         logs = [entry for entry in trainer.state.log_history if "loss" in entry]
         engine = type(trainer.model_wrapped).__name__ if not last else ""
         summary = {"processes": trainer.accelerator.num_processes, "engine": engine, "logs": logs}
-        open(f"{out}/{name}.json", "w").write(json.dumps(summary))
+        Path(f"{out}/{name}.json").write_text(json.dumps(summary))
     trainer.accelerator.wait_for_everyone() if not last else None
     return trainer
 
@@ -90,7 +92,9 @@ def root(tmp_path_factory, taught):
         shipped = yaml.safe_load((ROOT / "recipes" / "accelerate" / f"zero{stage}.yaml").read_text())
         here = {"use_cpu": True, "mixed_precision": "no", "num_processes": 2}
         (root / f"zero{stage}.yaml").write_text(yaml.safe_dump(shipped | here))
-    launch(root, "one", [sys.executable])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", str(root), str(root / "one")])
+        runpy.run_path(str(root / "train.py"), run_name="__main__")
     return root
 
 
