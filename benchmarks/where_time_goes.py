@@ -143,17 +143,21 @@ def whole(job: Job) -> None:
 
 
 def main() -> None:
-    args = parser(__doc__, turns=3).parse_args()
+    made = parser(__doc__, turns=3)
+    made.add_argument("--sizes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    args = made.parse_args()
+    sizes = {"toy": TOY} if args.toy else {size: SHAPES[size] for size in args.sizes}
     rate, found = matmul_rate(torch.float32), []
-    for size, shape in {"toy": TOY}.items() if args.toy else SHAPES.items():
+    for size, shape in sizes.items():
         with TemporaryDirectory() as folder:
             for name, job in tqdm(jobs(shape, args.seed, folder), desc=size, unit="job", total=4):
                 seconds, parts = shares(job, args.turns)
                 work = flops(lambda own=job: whole(own))
                 found.append({"size": size, "what": name, "seconds": seconds, "shares": parts, "flops": work})
                 found[-1]["share_of_matmul_rate"] = work / seconds / rate
-    shapes = {"toy": asdict(TOY)} if args.toy else {size: asdict(shape) for size, shape in SHAPES.items()}
-    report(args, [], shapes=shapes, matmul_flops_per_s=rate, where=found)
+    report(
+        args, [], shapes={size: asdict(shape) for size, shape in sizes.items()}, matmul_flops_per_s=rate, where=found
+    )
     print("| size | what | seconds | of the matmul rate | where the time goes |\n|---|---|---|---|---|")
     for own in found:
         largest = sorted(own["shares"].items(), key=lambda part: -part[1])
