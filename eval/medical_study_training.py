@@ -143,9 +143,10 @@ def consensus_masks(
 ) -> torch.Tensor:
     """What all hypotheses of an arm agree on, their mean probability, bool (N, K, *spatial)."""
     settings, found = model.settings, []
-    sampler = sampler_of(PairArguments(**arm.choices), settings.spatial_dims, settings.dropout, seed)
+    choices = PairArguments(**arm.choices | {"consensus": True})
+    sampler = sampler_of(choices, settings.spatial_dims, settings.dropout, seed)
     for start in range(0, len(cases), batch_size):
         batch = cases[start : start + batch_size]
         logits = sampler(model, torch.stack([case.picture for case in batch]), [case.name for case in batch])
-        found.append(model.masks_from(logits[:, -1]))
+        found.append(model.masks_from(logits[:, -1]))  # the consensus comes last
     return torch.cat(found)

@@ -60,11 +60,5 @@ def read_prefix(model: PopenForReasoningSegmentation, prefix: list[int], picture
     ids = torch.tensor([prefix] * len(pictures.language), device=model.device)
     positions = torch.arange(len(prefix), device=model.device).expand_as(ids)
     readable = pictures.readable(ids == model.config.backbone_config.image_token_id).long()
-    output = model.backbone.model(
-        input_ids=ids,
-        position_ids=model.family.positions(positions, ids, model.config.backbone_config),
-        attention_mask=readable,
-        mm_encoder_outputs={"image": model.family.for_language(pictures.language, pictures.deep)},
-        use_cache=True,
-    )
+    output = model.language_pass(ids, positions, readable, pictures, use_cache=True)
     return output.past_key_values, readable

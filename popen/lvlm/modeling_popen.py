@@ -211,15 +211,23 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         is_picture = input_ids == self.config.backbone_config.image_token_id
         readable = None if pictures.shown is None else pictures.readable(is_picture)
         attention_mask = row_attention(implementation, attention_mask, spans, readable, self.dtype)
-        output = self.backbone.model(
+        masked = input_ids, position_ids, attention_mask, pictures
+        output = self.language_pass(*masked, use_cache=False, output_attentions=look)
+        return output.last_hidden_state, output.attentions[-1][:, 0] if look else None
+
+    def language_pass(self, input_ids, position_ids, attention_mask, pictures: EncodedPictures, **options):
+        """The language model on rows (B, S) and pictures that are encoded already; the backbone's own output.
+
+        Args:
+            attention_mask: as the backbone takes it. options: of its forward, as `use_cache`.
+        """
+        return self.backbone.model(
             input_ids=input_ids,
             position_ids=self.family.positions(position_ids, input_ids, self.config.backbone_config),
             attention_mask=attention_mask,
             mm_encoder_outputs={"image": self.family.for_language(pictures.language, pictures.deep)},
-            use_cache=False,
-            output_attentions=look,
+            **options,
         )
-        return output.last_hidden_state, output.attentions[-1][:, 0] if look else None
 
     def forward(
         self,

@@ -104,7 +104,7 @@ class PartLossTrainer(Trainer):
 
     def _shares_over(self, batches: list[dict]) -> dict[str, float]:
         own = [sum(int(count(batch)) for batch in batches) for count in self.counters.values()]
-        totals = self.accelerator.reduce(torch.tensor(own, dtype=torch.float64, device=self.accelerator.device), "sum")
+        totals = self.accelerator.reduce(torch.tensor(own, device=self.accelerator.device), "sum")
         pieces = self.accelerator.num_processes * max(len(batches), 1)
         return {name: max(float(total) / pieces, 1e-9) for name, total in zip(self.counters, totals, strict=True)}
 
