@@ -66,8 +66,9 @@ class Shape:
 TOY = Shape(48, 2, 4, 96, 768, 32, 2, 56, 24, 24, 16)
 CPU = Shape(512, 6, 8, 1408, 4096, 192, 4, 336, 64, 64, 64)
 CUDA = Shape(4096, 4, 32, 11008, 32064, 1024, 6, 336, 64, 64, 256, batch=4, dtype="bfloat16")
-# what answers questions one token at a time without a cache takes an hour at the sizes above
+# what answers questions one token at a time without a cache takes an hour at a CPU's sizes; a GPU has all of LLaVA-7B
 SPEAKING_CPU = replace(CPU, width=256, layers=4, mlp=704, heads=4, vision_width=128, answer=32, decoder=32)
+SPEAKING_CUDA = replace(CUDA, layers=32, vision_layers=24)
 
 
 def shape_here(toy: bool) -> Shape:
@@ -77,7 +78,7 @@ def shape_here(toy: bool) -> Shape:
 
 def speaking_shape_here(toy: bool) -> Shape:
     """The sizes for this machine, to answer questions."""
-    return SPEAKING_CPU if shape_here(toy) is CPU else shape_here(toy)
+    return TOY if toy else SPEAKING_CUDA if torch.cuda.is_available() else SPEAKING_CPU
 
 
 def device() -> str:
@@ -110,11 +111,12 @@ def build(shape: Shape, seed: int) -> tuple[PopenForReasoningSegmentation, Popen
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), tie_word_embeddings=False,
     )  # fmt: skip
     torch.manual_seed(seed)
-    backbone = LlavaForConditionalGeneration(config).to(getattr(torch, shape.dtype))
-    model, processor = compose(
-        backbone, processor, shape.image_size, max_length=4096, seed=seed, decoder_dim=shape.decoder, decoder_heads=4,
-        decoder_mlp_dim=4 * shape.decoder,
-    )  # fmt: skip
+    with torch.device(device()):  # seven billion weights are drawn in a second there, and in minutes on a CPU
+        backbone = LlavaForConditionalGeneration(config).to(getattr(torch, shape.dtype))
+        model, processor = compose(
+            backbone, processor, shape.image_size, max_length=4096, seed=seed, decoder_dim=shape.decoder,
+            decoder_heads=4, decoder_mlp_dim=4 * shape.decoder,
+        )  # fmt: skip
     model.config.embedding_std = [1.0] * model.config.scales
     return model.to(device()).eval(), processor
 

@@ -35,7 +35,9 @@ from popen.training.lora import with_lora
 SHAPES = {
     "tiny": replace(TOY, width=128, layers=4, heads=4, mlp=320, vision_width=104, vision_layers=4, image_size=112),
     "smol": replace(CPU, width=576, layers=30, heads=9, mlp=1536, vocabulary=49152, answer=32),
-    "7B, two layers": replace(CUDA, layers=2, vision_layers=2, answer=32, batch=1, dtype="float32"),
+    "7B, two layers": replace(
+        CUDA, layers=2, vision_layers=2, answer=32, batch=1, dtype="bfloat16" if device() == "cuda" else "float32"
+    ),
 }
 QUESTIONS, VIEWS = 4, 6
 BACKWARD, REST = "backward", "rest"
@@ -147,16 +149,17 @@ def main() -> None:
     made.add_argument("--sizes", nargs="+", choices=SHAPES, default=list(SHAPES))
     args = made.parse_args()
     sizes = {"toy": TOY} if args.toy else {size: SHAPES[size] for size in args.sizes}
-    rate, found = matmul_rate(torch.float32), []
+    types = {shape.dtype for shape in sizes.values()}
+    rates, found = {name: matmul_rate(getattr(torch, name)) for name in types}, []
     for size, shape in sizes.items():
         with TemporaryDirectory() as folder:
             for name, job in tqdm(jobs(shape, args.seed, folder), desc=size, unit="job", total=4):
                 seconds, parts = shares(job, args.turns)
                 work = flops(lambda own=job: whole(own))
                 found.append({"size": size, "what": name, "seconds": seconds, "shares": parts, "flops": work})
-                found[-1]["share_of_matmul_rate"] = work / seconds / rate
+                found[-1]["share_of_matmul_rate"] = work / seconds / rates[shape.dtype]
     report(
-        args, [], shapes={size: asdict(shape) for size, shape in sizes.items()}, matmul_flops_per_s=rate, where=found
+        args, [], shapes={size: asdict(shape) for size, shape in sizes.items()}, matmul_flops_per_s=rates, where=found
     )
     print("| size | what | seconds | of the matmul rate | where the time goes |\n|---|---|---|---|---|")
     for own in found:

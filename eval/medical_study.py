@@ -132,7 +132,7 @@ def trained(folder: Path, args: MedicalStudyArguments, config: SegmenterConfig, 
     if not (folder / "model.safetensors").is_file():
         budget = Budget(args.base_steps, args.batch_size, args.base_learning_rate, seed, args.average)
         train_base(config, labelled, dev, budget).save_pretrained(folder)
-    return Segmenter.from_pretrained(folder).eval()
+    return Segmenter.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def record(folder: Path, model: Segmenter, scored, protocol: ScoringProtocol, reports: list[dict]) -> None:
@@ -166,7 +166,8 @@ def score(
     model.settings = replace(own, threshold=threshold)
     for start in range(0, len(cases), batch_size):
         batch = cases[start : start + batch_size]
-        logits = batch_logits(model, torch.stack([case.picture for case in batch]), views)
+        pictures = torch.stack([case.picture for case in batch]).to(next(model.parameters()).device)
+        logits = batch_logits(model, pictures, views).cpu()
         probabilities = logits.sigmoid() if own.activation == "sigmoid" else logits.softmax(1)
         for case, masks, shares in zip(batch, model.masks_from(logits), probabilities, strict=True):
             arrays = (masks[first:].numpy(), shares[first:].numpy(), case.masks[first:].numpy())

@@ -120,6 +120,7 @@ NOISE = {
 }
 ON_LABELS = {
     "mapo": MAPO(),
+    "mapo_light": MAPO(preference_weight=BESIDE),
     "mapo_rounds": MAPO(rounds=3),
     "mapo_rounds_kept": MAPO(rounds=3, keep_reference=True),
     "svls": Arm(supervised=svls),

@@ -142,11 +142,12 @@ def consensus_masks(
     arm: Arm, model: Segmenter, cases: Sequence[Prepared], seed: int, batch_size: int = 16
 ) -> torch.Tensor:
     """What all hypotheses of an arm agree on, their mean probability, bool (N, K, *spatial)."""
-    settings, found = model.settings, []
+    settings, device, found = model.settings, next(model.parameters()).device, []
     choices = PairArguments(**arm.choices | {"consensus": True})
     sampler = sampler_of(choices, settings.spatial_dims, settings.dropout, seed)
     for start in range(0, len(cases), batch_size):
         batch = cases[start : start + batch_size]
-        logits = sampler(model, torch.stack([case.picture for case in batch]), [case.name for case in batch])
-        found.append(model.masks_from(logits[:, -1]))  # the consensus comes last
+        pictures = torch.stack([case.picture for case in batch]).to(device)
+        logits = sampler(model, pictures, [case.name for case in batch])
+        found.append(model.masks_from(logits[:, -1]).cpu())  # the consensus comes last
     return torch.cat(found)

@@ -60,8 +60,8 @@ def judged_samples(model, processor, samples: list[Sample], args: JudgeArguments
     for index, (sample, question) in enumerate(asked):
         own = {drafts[index].decoded.text: (drafts[index], logits[index]) for drafts, logits in reversed(choices)}
         candidates = [pair for pair in reversed(list(own.values())) if pair[0].decoded.incomplete == 0]
-        valid = torch.from_numpy(~sample.decoded_ignore())
-        truth = torch.from_numpy(question.decoded_masks(*valid.shape))
+        valid = torch.from_numpy(~sample.decoded_ignore()).to(model.device)
+        truth = torch.from_numpy(question.decoded_masks(*valid.shape)).to(model.device)
         found = [_quality(model, draft, logits, question, truth, valid) for draft, logits in candidates]
         if not found or max(found) < args.least_quality:
             outcomes[NONE_GOOD] += 1
@@ -69,7 +69,7 @@ def judged_samples(model, processor, samples: list[Sample], args: JudgeArguments
         best = judged_best(found, args.flips, item_seed(args.seed, question.id, "answer"))
         draft = candidates[best][0]
         masks = _judged_masks(model, draft, question, truth, valid, args)
-        encoded = tuple(rle.encode(mask) for mask in masks.numpy())
+        encoded = tuple(rle.encode(mask) for mask in masks.cpu().numpy())
         decoded = draft.decoded
         judged[sample.image_id].append(
             replace(question, answer=decoded.text, phrases=tuple(decoded.phrases), masks=encoded)
@@ -93,7 +93,7 @@ def _drawn_answers(model, processor, asked: list, args: JudgeArguments) -> list[
 
 def _quality(model, draft: Draft, logits, question: Question, truth, valid) -> float:
     """How good the oracle finds an answer: IoU of its masks together, times the share of right names."""
-    mask = (logits > model.config.mask_threshold).cpu().reshape(-1, *valid.shape).any(0)
+    mask = (logits > model.config.mask_threshold).reshape(-1, *valid.shape).any(0)
     iou = float(iou_with_truth(mask[None], truth.any(0), valid))
     return iou * word_agreement(draft.decoded.phrases, question.phrases)
 
@@ -101,13 +101,13 @@ def _quality(model, draft: Draft, logits, question: Question, truth, valid) -> f
 def _judged_masks(model, draft: Draft, question: Question, truth, valid, args: JudgeArguments) -> torch.Tensor:
     """The preferred mask of each of the answer's targets, bool (T, H, W); a target that is none keeps its own mask."""
     if len(draft.embeddings) == 0:
-        return torch.zeros(0, *valid.shape, dtype=torch.bool)
+        return valid.new_zeros(0, *valid.shape)
     seed = item_seed(args.seed, question.id, "masks")
     hypotheses = embedding_hypotheses(model, draft, args.masks, args.embedding_noise, seed)
     features = tuple(level.expand(len(hypotheses), -1, -1, -1) for level in draft.features)
     logits = decode_hypotheses(model, hypotheses, features)
-    masks_TKHW = torch.stack([draft.canvas.restore(own) for own in logits]).cpu() > model.config.mask_threshold
-    ious = np.array([[iou_with_truth(masks, one, valid).numpy() for one in truth] for masks in masks_TKHW])
+    masks_TKHW = torch.stack([draft.canvas.restore(own) for own in logits]) > model.config.mask_threshold
+    ious = np.array([[iou_with_truth(masks, one, valid).tolist() for one in truth] for masks in masks_TKHW])
     chosen = masks_TKHW[:, 0].clone()
     if len(truth):
         for target, true in zip(*linear_sum_assignment(-ious[:, :, 0]), strict=True):

@@ -17,6 +17,7 @@ from popen.lvlm.pixel_encoder import PixelEncoder, PixelFusion
 from popen.lvlm.pixellm_blocks import PixelLMEncoder, PixelLMMaskDecoder, PixelLMProjector
 from popen.lvlm.preference_head import PreferenceHead
 from popen.lvlm.row_attention import EAGER, FLEX, row_attention
+from popen.lvlm.tiny_vit import window_offsets
 from popen.objectives.masks import bce_loss, dice_loss, iou_regression_loss, refined_bce_loss, refinement_weights
 from popen.objectives.scores import per_token_logps
 
@@ -126,6 +127,8 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         """New modules start as torch makes them: the backbone's σ of 0.02 starves a narrow decoder of signal."""
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
+        if hasattr(module, "attention_bias_idxs"):  # TinyViT's
+            module.attention_bias_idxs.copy_(window_offsets(module.resolution))
 
     def save_pretrained(self, save_directory, save_original_format: bool = False, **kwargs) -> None:
         """As transformers does, but under the modules' own names: a Trainer resumes from these without renaming."""

@@ -80,6 +80,17 @@ class TinyVitBackbone(nn.Module):
         return BackboneOutput(feature_maps=tuple(maps[stage] for stage in self.out_stages))
 
 
+def window_offsets(resolution: tuple[int, int]) -> torch.Tensor:
+    """Which attention bias two pixels of a window share, int64 (N, N) of N = height × width pixels: |Δrow| W + |Δcolumn|.
+
+    timm computes this buffer when a network is built and saves it nowhere; transformers builds without memory and
+    leaves such buffers undefined, so loading has to fill it again.
+    """
+    height, width = resolution
+    row, column = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
+    return (row[:, None] - row).abs() * width + (column[:, None] - column).abs()
+
+
 class _ChannelNorm(nn.Module):
     """SAM's LayerNorm over channels, under the names of its checkpoints."""
 

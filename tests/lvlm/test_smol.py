@@ -55,6 +55,16 @@ def test_words_and_pixels_are_the_trained_ones(smol, language, tokenizer):
     assert all(torch.equal(own[name], tensor) for name, tensor in encoder.state_dict().items())
 
 
+def test_pixels_are_the_same_after_loading(smol, tmp_path):
+    """TinyViT's offsets of windows are in no file, and what stands in their memory may be anything."""
+    model, processor, _ = smol
+    for part in (model, processor):
+        part.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)[0]
+    found = dict(loaded.named_buffers())
+    assert all(torch.equal(found[key], own) for key, own in model.named_buffers())
+
+
 def test_words_widened_from_gguf_may_be_trained(language, tokenizer, samples, tmp_path):
     widened = copy.deepcopy(language)
     widened.config.quantization_config = {"quant_method": "gguf", "gguf_file": "words.gguf", "dequantize": False}

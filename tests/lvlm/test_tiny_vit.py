@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("timm", reason="timm is not installed: pip install popen-seg[clip]")
 
-from popen.lvlm.tiny_vit import TinyVitBackbone, TinyVitConfig, from_lite_medsam
+from popen.lvlm.tiny_vit import TinyVitBackbone, TinyVitConfig, from_lite_medsam, window_offsets
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,18 @@ def test_strides_and_widths(encoder):
         maps = encoder(torch.rand(2, 3, 48, 48)).feature_maps
     assert [tuple(m.shape) for m in maps] == [(2, 64, 48, 48), (2, 128, 24, 24), (2, 160, 12, 12), (2, 256, 12, 12)]
     assert encoder.channels == [64, 128, 160, 256]
+
+
+def test_offsets_of_a_window(encoder):
+    """By hand for 2 × 3 pixels, and those that timm numbers in the order in which it meets them."""
+    by_hand = [
+        [0, 1, 2, 3, 4, 5], [1, 0, 1, 4, 3, 4], [2, 1, 0, 5, 4, 3],
+        [3, 4, 5, 0, 1, 2], [4, 3, 4, 1, 0, 1], [5, 4, 3, 2, 1, 0],
+    ]  # fmt: skip
+    assert window_offsets((2, 3)).tolist() == by_hand
+    windows = [module for module in encoder.modules() if hasattr(module, "attention_bias_idxs")]
+    assert {module.resolution for module in windows} == {(7, 7), (14, 14)}
+    assert all(torch.equal(window_offsets(own.resolution), own.attention_bias_idxs) for own in windows)
 
 
 def test_the_neck_normalises_channels(encoder):

@@ -139,6 +139,8 @@ def test_lora_and_files(name, composed, samples, tmp_path):
     tuned.save_pretrained(tmp_path / "adapter")
     loaded, loaded_processor = load_model(tmp_path / "base")
     assert loaded_processor.prefix_ids == processor.prefix_ids
+    found = dict(loaded.named_buffers())  # those that no file has, too
+    assert all(torch.equal(found[key], own) for key, own in model.named_buffers())
     with torch.no_grad():
         torch.testing.assert_close(loaded(**inputs).logits, base)
         again = PeftModel.from_pretrained(loaded, tmp_path / "adapter")
