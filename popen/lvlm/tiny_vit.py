@@ -81,7 +81,7 @@ class TinyVitBackbone(nn.Module):
 
 
 def window_offsets(resolution: tuple[int, int]) -> torch.Tensor:
-    """Which attention bias two pixels of a window share, int64 (N, N) of N = height × width pixels: |Δrow| W + |Δcolumn|.
+    """Which attention bias two pixels of a window take, int64 (N, N) with N = H W: |Δrow| W + |Δcolumn|.
 
     timm computes this buffer when a network is built and saves it nowhere; transformers builds without memory and
     leaves such buffers undefined, so loading has to fill it again.
