@@ -50,11 +50,11 @@ def threshold_counts(
     for (sample, question), own in zip(questions, logits, strict=True):
         if len(own) == 0:
             continue
-        valid = torch.from_numpy(~sample.decoded_ignore())
-        truth = torch.from_numpy(question.decoded_masks(*valid.shape))
-        counts = [intersection_union(own.cpu() > t, truth, valid.expand_as(truth)) for t in thresholds]
-        intersections.append(torch.stack([i for i, _ in counts]))
-        unions.append(torch.stack([u for _, u in counts]))
+        valid = torch.from_numpy(~sample.decoded_ignore()).to(own.device)
+        truth = torch.from_numpy(question.decoded_masks(*valid.shape)).to(own.device)
+        counts = [intersection_union(own > t, truth, valid.expand_as(truth)) for t in thresholds.tolist()]
+        intersections.append(torch.stack([i for i, _ in counts]).cpu())
+        unions.append(torch.stack([u for _, u in counts]).cpu())
     if not unions:
         return (torch.zeros(len(thresholds), 0, dtype=torch.long),) * 2
     return torch.cat(intersections, 1), torch.cat(unions, 1)

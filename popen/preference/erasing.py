@@ -1,7 +1,7 @@
 """A picture without some of its things: what is left to name says whether an answer named them all."""
 
 import numpy as np
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import distance_transform_cdt
 
 GROWN, RING = 1 / 32, 1 / 24  # of the picture's larger side: an edge is never quite where the mask says
 
@@ -25,8 +25,10 @@ def erased(picture_HWC: np.ndarray, mask_HW: np.ndarray, seed: int) -> np.ndarra
     if not mask_HW.any():
         return picture_HWC
     side = max(mask_HW.shape)
-    grown = binary_dilation(mask_HW, iterations=max(round(GROWN * side), 1))
-    ring = binary_dilation(grown, iterations=max(round(RING * side), 1)) & ~grown
+    rim, ring_width = max(round(GROWN * side), 1), max(round(RING * side), 1)
+    steps = distance_transform_cdt(~mask_HW, "taxicab")  # a dilation by n crosses reaches n steps, for any n at once
+    grown = steps <= rim
+    ring = ~grown & (steps <= rim + ring_width)
     around = (picture_HWC[ring] if ring.any() else picture_HWC.reshape(-1, 3)).astype(np.float64)
     middle = np.median(around, 0)
     spread = 1.4826 * np.median(np.abs(around - middle), 0)
