@@ -37,4 +37,5 @@ class PreferenceHead(nn.Module):
 
     def forward(self, evidence_TKF: torch.Tensor) -> torch.Tensor:
         """Scores (T, K); only differences within a target mean anything."""
-        return self.mlp(self.norm(evidence_TKF))[..., 0]
+        own = self.norm.weight.dtype  # what pixels say is counted in float32, whatever the model computes in
+        return self.mlp(self.norm(evidence_TKF.to(own)))[..., 0]

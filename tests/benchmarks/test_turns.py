@@ -9,7 +9,7 @@ from benchmarks import figures
 from benchmarks.evaluation import histogram_loop, masks, ours, ours_matched
 from benchmarks.figures import Figure, figure, table
 from benchmarks.growth import exponent
-from benchmarks.rates import flops, kept_bytes, speeds
+from benchmarks.rates import addmm_flops, flops, kept_bytes, speeds
 from benchmarks.segment import check_same
 from benchmarks.turns import Spent, ratio, take_turns
 from popen.data.safe_io import DataError
@@ -71,6 +71,8 @@ def test_an_exponent_is_that_of_a_power():
 def test_work_is_counted():
     """(2, 3) @ (3, 5) is 2·2·3·5 FLOPs; a product of two keeps both of their 4·6 bytes."""
     assert flops(lambda: torch.zeros(2, 3) @ torch.zeros(3, 5)) == 60
+    assert flops(lambda: torch.addmm(torch.zeros(5), torch.zeros(2, 3), torch.zeros(3, 5), beta=2)) == 60
+    assert addmm_flops((5,), (2, 3), (3, 5), None, out_shape=(2, 5)) == 60  # with an out_dtype behind the operands
     a, b = (torch.ones(2, 3, requires_grad=True) for _ in range(2))
     assert kept_bytes(lambda: a * b) == 48
     assert speeds(100, 10, 2.0, 1000.0) == {"flops": 100, "tokens_per_s": 5.0, "share_of_matmul_rate": 0.05}

@@ -1,12 +1,14 @@
 """Hypotheses of a target: from noise on its embedding and from noise on the picture."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from popen.lvlm.calibration import truth_drafts
-from popen.lvlm.hypotheses import embedding_hypotheses, uniform_drafts, view_hypotheses
+from popen.lvlm.hypotheses import embedding_hypotheses, hypothesis_scores, uniform_drafts, view_hypotheses
 from popen.lvlm.inference import forced_drafts
 from popen.preference.sampling import noise_rectangle
 
@@ -57,3 +59,19 @@ def test_uniform_drafts_average_the_clean_and_the_noisy(taught, samples):
     std = torch.tensor(model.config.embedding_std)[:, None]
     moved = torch.cat([(n.embeddings - d.embeddings) / std for n, d in zip(noisy, drafts, strict=True)])
     assert float(moved.std()) == pytest.approx(np.sqrt(16) / 17, rel=0.15)
+
+
+def test_an_ensemble_in_bfloat16(taught, samples):
+    """Scores to the precision of eight bits; an ensemble answers as many targets as in float32."""
+    model, processor = taught
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    drafts = truth_drafts(model, processor, samples[:1])
+    full = hypothesis_scores(model, drafts, noise_of(model, drafts, 3, 0.5))
+    low_drafts = truth_drafts(half, processor, samples[:1])
+    low = hypothesis_scores(half, low_drafts, noise_of(half, low_drafts, 3, 0.5))
+    assert {own.dtype for own in low} == {torch.bfloat16}
+    low, full = torch.cat(low).float(), torch.cat(full)
+    torch.testing.assert_close(low, full, rtol=0.1, atol=0.1 * float(full.abs().max()))
+    image, question = samples[0].image, samples[0].questions[0].question
+    found, expected = (own.segment([image], [question], processor, ensemble=3)[0] for own in (half, model))
+    assert len(found.targets) == len(expected.targets)
