@@ -14,7 +14,7 @@ from peft import get_peft_model
 from benchmarks.figures import figure, parser, report
 from benchmarks.preference_pairs import LORA, their_lora
 from benchmarks.rates import flops, matmul_rate, speeds
-from benchmarks.shapes import build, device, sample, shape_here
+from benchmarks.shapes import build, deep_shape_here, device, sample
 from benchmarks.turns import take_turns
 from popen.errors import one_line_errors
 from popen.lvlm.packing import supervised_batch
@@ -69,7 +69,7 @@ def their_step(shape, seed: int, answers_only: bool):
 
 def main() -> None:
     args = parser(__doc__, turns=4).parse_args()
-    shape = shape_here(args.toy)
+    shape = deep_shape_here(args.toy)
     whole, answers = "backbone", "backbone, logits of answers only"
     sides = {
         "ours": our_step(shape, args.seed),

@@ -66,9 +66,9 @@ class Shape:
 TOY = Shape(48, 2, 4, 96, 768, 32, 2, 56, 24, 24, 16)
 CPU = Shape(512, 6, 8, 1408, 4096, 192, 4, 336, 64, 64, 64)
 CUDA = Shape(4096, 4, 32, 11008, 32064, 1024, 6, 336, 64, 64, 256, batch=4, dtype="bfloat16")
-# what answers questions one token at a time without a cache takes an hour at a CPU's sizes; a GPU has all of LLaVA-7B
+LLAVA_7B = replace(CUDA, layers=32, vision_layers=24)
+# what answers questions one token at a time without a cache takes an hour at the CPU's sizes above
 SPEAKING_CPU = replace(CPU, width=256, layers=4, mlp=704, heads=4, vision_width=128, answer=32, decoder=32)
-SPEAKING_CUDA = replace(CUDA, layers=32, vision_layers=24)
 
 
 def shape_here(toy: bool) -> Shape:
@@ -76,9 +76,14 @@ def shape_here(toy: bool) -> Shape:
     return TOY if toy else CUDA if torch.cuda.is_available() else CPU
 
 
+def deep_shape_here(toy: bool) -> Shape:
+    """The sizes for this machine with all the layers, where what does not grow with them would count too much."""
+    return TOY if toy else LLAVA_7B if torch.cuda.is_available() else CPU
+
+
 def speaking_shape_here(toy: bool) -> Shape:
     """The sizes for this machine, to answer questions."""
-    return TOY if toy else SPEAKING_CUDA if torch.cuda.is_available() else SPEAKING_CPU
+    return TOY if toy else LLAVA_7B if torch.cuda.is_available() else SPEAKING_CPU
 
 
 def device() -> str:
