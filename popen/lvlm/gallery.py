@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from popen.lvlm.canvas import Canvas
-from popen.lvlm.modeling_popen import EncodedPictures, PopenForReasoningSegmentation
+from popen.lvlm.encoded_pictures import EncodedPictures
+from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.processing_popen import PopenProcessor
 
 

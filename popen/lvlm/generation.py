@@ -2,7 +2,8 @@
 
 import torch
 
-from popen.lvlm.modeling_popen import EncodedPictures, PopenForReasoningSegmentation
+from popen.lvlm.encoded_pictures import EncodedPictures
+from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.processing_popen import PopenProcessor
 
 

@@ -9,9 +9,10 @@ from PIL import Image
 from transformers import LogitsProcessorList
 
 from popen.lvlm.canvas import Canvas
+from popen.lvlm.encoded_pictures import EncodedPictures
 from popen.lvlm.gallery import Gallery
 from popen.lvlm.generation import generate
-from popen.lvlm.modeling_popen import EncodedPictures, PopenForReasoningSegmentation
+from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import question_branches, stack_rows
 from popen.lvlm.processing_popen import DecodedAnswer, PopenProcessor
 from popen.lvlm.seeded_sampling import SeededSampling

@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 from popen.data.safe_io import DataError
 from popen.lvlm.codebook import Codebook
 from popen.lvlm.configuration_popen import PopenConfig
+from popen.lvlm.encoded_pictures import EncodedPictures
 from popen.lvlm.families import family_of
 from popen.lvlm.mask_decoder import MaskDecoder
 from popen.lvlm.pixel_encoder import PixelEncoder, PixelFusion
@@ -18,43 +19,9 @@ from popen.lvlm.pixellm_blocks import PixelLMEncoder, PixelLMMaskDecoder, PixelL
 from popen.lvlm.preference_head import PreferenceHead
 from popen.lvlm.row_attention import EAGER, FLEX, row_attention
 from popen.lvlm.tiny_vit import window_offsets
+from popen.objectives.alignment import looking_loss, naming_loss, pooled_tokens, token_cover
 from popen.objectives.masks import bce_loss, dice_loss, iou_regression_loss, refined_bce_loss, refinement_weights
 from popen.objectives.scores import per_token_logps
-
-
-@dataclass(frozen=True)
-class EncodedPictures:
-    """Pictures seen once: what the language model reads, at its first and at early layers (`deep`), and what the mask
-    decoder reads (coarse map first)."""
-
-    language: list[torch.Tensor]
-    features: tuple[torch.Tensor, ...]
-    deep: tuple[list[torch.Tensor], ...] = ()
-    shown: list[torch.Tensor] | None = None
-
-    def of_rows(self, picture: list[int]) -> "EncodedPictures":
-        """One entry per row, where `picture` says which picture each row is about."""
-        deep = tuple([layer[i] for i in picture] for layer in self.deep)
-        shown = None if self.shown is None else [self.shown[i] for i in picture]
-        features = tuple(f[picture] for f in self.features)
-        return EncodedPictures([self.language[i] for i in picture], features, deep, shown)
-
-    @staticmethod
-    def joined(parts: "list[EncodedPictures]") -> "EncodedPictures":
-        """The pictures of all parts, in their order."""
-        deep = tuple(
-            [one for layer in layers for one in layer] for layers in zip(*(p.deep for p in parts), strict=True)
-        )
-        shown = None if parts[0].shown is None else [one for part in parts for one in part.shown]
-        features = tuple(torch.cat(levels) for levels in zip(*(part.features for part in parts), strict=True))
-        return EncodedPictures([one for part in parts for one in part.language], features, deep, shown)
-
-    def readable(self, is_picture_BS: torch.Tensor) -> torch.Tensor:
-        """Which columns of rows (B, S) others may attend to, bool: all but picture tokens that are not `shown`."""
-        columns = torch.ones_like(is_picture_BS)
-        if self.shown is not None:
-            columns[is_picture_BS] = torch.cat(self.shown)
-        return columns
 
 
 @dataclass
@@ -298,12 +265,12 @@ class PopenForReasoningSegmentation(PreTrainedModel):
             self._mask_losses(output, target_masks, valid[target_row], target_group, target_count)
         named = bool(self.config.name_weight) and target_phrases is not None and target_masks is not None
         if look or named:
-            cover = self._cover(target_masks * valid[target_row], len(pictures.language[0]))
+            cover = token_cover(target_masks * valid[target_row], len(pictures.language[0]))
         if look:
             columns = (input_ids[0] == self.config.backbone_config.image_token_id).nonzero()[:, 0]
-            output.look_loss = self._look_loss(
-                attention, columns, cover, look_row, look_column, look_target, look_count
-            )
+            looked = attention[look_row, look_column][:, columns]
+            losses = looking_loss(looked, cover[look_target])
+            output.look_loss = losses.sum() / (look_count or max(len(losses), 1))
             output.loss = output.loss + self.config.look_weight * output.look_loss
         if named:
             output.name_loss = self._name_loss(pictures, target_row, cover, target_phrases, target_count)
@@ -316,7 +283,7 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         embeddings = self.codebook(self._phrase_states(target_phrases))
         mask_logits, predicted_iou = self.decode_masks(pictures.features, target_row, embeddings)
         output = PopenOutput(embeddings=embeddings, mask_logits=mask_logits, predicted_iou=predicted_iou)
-        cover = self._cover(target_masks * valid, len(pictures.language[0]))
+        cover = token_cover(target_masks * valid, len(pictures.language[0]))
         output.name_loss = self._name_loss(pictures, target_row, cover, target_phrases, target_count)
         output.loss = output.name_loss
         self._mask_losses(output, target_masks, valid, None, target_count)
@@ -332,22 +299,15 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         return states_TH[:, None].expand(-1, self.config.scales * self.config.tokens_per_scale, -1)
 
     def _name_loss(self, pictures: EncodedPictures, row, cover_TP, phrases, count: float | None) -> torch.Tensor:
-        """−log p of each target's words, read straight off the picture tokens under its mask; mean over targets.
-
-        The tokens are pooled by how much of each the mask covers and go through the language model's own output
-        embedding: region-text alignment (as RegionCLIP aligns regions; this form is ours).
+        """Each target's words, read off the picture tokens under its mask by the model's output embedding; the mean.
 
         Args:
             row: (T,) which picture a target is in. cover_TP: how much of each picture token its mask covers, 0..1.
             phrases: (T, W) token ids, padded with −1.
         """
-        tokens = torch.stack(pictures.language)
-        cover = (cover_TP / cover_TP.sum(1, keepdim=True).clamp(min=1e-6)).to(tokens.dtype)
-        pooled = (cover[:, None] @ tokens[row])[:, 0]
-        logps = self.get_output_embeddings()(pooled).float().log_softmax(-1)
-        said = phrases >= 0
-        read_back = (logps.gather(1, phrases.clamp(min=0)) * said).sum(1) / said.sum(1).clamp(min=1)
-        return -read_back.sum() / (count or max(len(phrases), 1))
+        pooled = pooled_tokens(torch.stack(pictures.language)[row], cover_TP)
+        losses = naming_loss(self.get_output_embeddings()(pooled), phrases)
+        return losses.sum() / (count or max(len(phrases), 1))
 
     def _mask_losses(self, output: PopenOutput, masks, valid, group, count) -> None:
         """Adds PixelLM's mask losses, with target refinement at work, and the quality head's."""
@@ -368,17 +328,6 @@ class PopenForReasoningSegmentation(PreTrainedModel):
             + config.dice_weight * output.dice_loss
             + config.quality_weight * output.quality_loss
         )
-
-    def _cover(self, masks: torch.Tensor, tokens: int) -> torch.Tensor:
-        """How much of each picture token a mask (T, side, side) covers, (T, P) in 0..1; P is a square number."""
-        return F.adaptive_avg_pool2d(masks[:, None], int(tokens**0.5)).flatten(1)
-
-    def _look_loss(self, attention_BSS, image_columns, cover_TP, row, column, target, count) -> torch.Tensor:
-        """−log of the attention that the tokens which name a target pay to it; mean over those tokens."""
-        looked = attention_BSS[row, column][:, image_columns].float()
-        cover_TP = cover_TP / cover_TP.amax(1, keepdim=True).clamp(min=1e-6)
-        on_target = (looked * cover_TP[target]).sum(1).clamp(min=1e-6)
-        return -on_target.log().sum() / (count or max(len(row), 1))
 
     @torch.no_grad()
     def segment(self, images, questions, processor, ensemble: int = 0, max_new_tokens: int = 96, batch_size: int = 32):
