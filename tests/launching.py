@@ -10,6 +10,7 @@ In full are launched: training, by torchrun on two machines (training/test_two_n
 (eval/test_two_processes.py); a rank that is killed (distributed/test_two_processes.py).
 """
 
+import gc
 import os
 import signal
 import subprocess
@@ -59,6 +60,7 @@ def launch_forked(command: list[str], folder: Path, **environment: str) -> subpr
 
 def _become(command: list[str], folder: str, environment: dict[str, str], said: list[Path]) -> None:
     """Turns a process that was forked into `python -m COMMAND`, a group of its own with the ranks that it starts."""
+    gc.freeze()  # what is imported is no garbage
     os.setpgid(0, 0)
     for stream, file in enumerate(said, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
