@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
+# some machines set it; on a fresh installation every process would then compile the libraries anew, for 20 seconds
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check bench bench-gpu smol-weights clean
 

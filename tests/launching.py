@@ -7,7 +7,8 @@ has imported the libraries. Options of torchrun's own do that; the script has to
 
 In full are launched: training, by torchrun on two machines (training/test_two_nodes.py) and by accelerate with ZeRO-3
 (training/test_zero.py); mining, by accelerate (lvlm/test_two_processes.py); evaluation, by torchrun
-(eval/test_two_processes.py); a rank that is killed (distributed/test_two_processes.py).
+(eval/test_two_processes.py); a rank that is killed (distributed/test_two_processes.py); and, without a launcher, the
+demo (recipes/test_demo.py).
 """
 
 import gc
@@ -18,38 +19,39 @@ import sys
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
+from runpy import run_path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 ROOT = Path(__file__).parent.parent
-TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-ACCELERATE = ["accelerate.commands.launch"]
-RANKS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-FORKED = {"PET_RUN_PATH": "1", "PET_START_METHOD": "fork", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+ACCELERATE = ["-m", "accelerate.commands.launch"]
+EVERYWHERE = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+FORKED = {"PET_RUN_PATH": "1", "PET_START_METHOD": "fork", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # read by torchrun
 PATIENCE = 900  # seconds
 
 _imported = get_context("forkserver")
 _imported.set_forkserver_preload(
-    ["popen.training.preference", "popen.lvlm.mining", "popen.lvlm.segmentation", TORCHRUN[0], ACCELERATE[0]]
+    ["popen.training.preference", "popen.lvlm.mining", "popen.lvlm.segmentation", TORCHRUN[1], ACCELERATE[1]]
 )
 
 
 def launch(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Runs `python -m COMMAND` in a folder to its end."""
+    """Runs `python COMMAND` in a folder to its end; each process has one thread."""
     return subprocess.run(
-        [sys.executable, "-m", *command],
-        env=os.environ | RANKS | environment, cwd=folder, capture_output=True, text=True, timeout=PATIENCE,
+        [sys.executable, *command],
+        env=os.environ | EVERYWHERE | environment, cwd=folder, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
 
 
 def launch_forked(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    """As `launch`; what the launcher and its ranks need is imported."""
+    """As `launch`, for a script or a module that has a `main`; what it and its ranks need is imported."""
     with TemporaryDirectory() as written:
         said = [Path(written, name) for name in ("stdout", "stderr")]
         launcher = _imported.Process(
-            target=_become, args=(command, str(folder), os.environ | RANKS | FORKED | environment, said)
+            target=_become, args=(command, str(folder), os.environ | EVERYWHERE | FORKED | environment, said)
         )
-        with patch.dict(os.environ, RANKS | FORKED):  # of the process that imports, if this call is the first
+        with patch.dict(os.environ, EVERYWHERE):  # of the process that imports, if this call is the first
             launcher.start()
         launcher.join(PATIENCE)
         if launcher.exitcode is None:
@@ -59,7 +61,7 @@ def launch_forked(command: list[str], folder: Path, **environment: str) -> subpr
 
 
 def _become(command: list[str], folder: str, environment: dict[str, str], said: list[Path]) -> None:
-    """Turns a process that was forked into `python -m COMMAND`, a group of its own with the ranks that it starts."""
+    """Turns a process that was forked into `python COMMAND`, a group of its own with the ranks that it starts."""
     gc.freeze()  # what is imported is no garbage
     os.setpgid(0, 0)
     for stream, file in enumerate(said, 1):
@@ -67,5 +69,9 @@ def _become(command: list[str], folder: str, environment: dict[str, str], said: 
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = command
-    import_module(command[0]).main()
+    if command[0] == "-m":
+        sys.argv = command[1:]
+        import_module(command[1]).main()
+    else:
+        sys.argv = command
+        run_path(command[0], run_name="__main__")
