@@ -25,12 +25,14 @@ from popen.lvlm.tiny import build_tiny
 
 STEPS = 300
 LONG = (
+    "test_zero.py",
     "test_demo.py",
     "test_medical.py",
-    "test_recipes_run.py",
-    "test_two_processes.py",
-    "test_zero.py",
     "test_two_nodes.py",
+    "test_scripts.py",
+    "test_two_processes.py",
+    "test_ablation.py",
+    "test_recipes_run.py",
     "test_remote_code.py",
 )
 
