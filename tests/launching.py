@@ -56,6 +56,7 @@ def launch_forked(command: list[str], folder: Path, **environment: str) -> subpr
         launcher.join(PATIENCE)
         if launcher.exitcode is None:
             os.killpg(launcher.pid, signal.SIGKILL)
+            launcher.join()
             raise subprocess.TimeoutExpired(command, PATIENCE, *(file.read_bytes() for file in said))
         return subprocess.CompletedProcess(command, launcher.exitcode, *(file.read_text() for file in said))
 
