@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
+# some machines set it; on a fresh installation every process would then compile the libraries anew, for 20 seconds
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench bench-gpu smol-weights clean
+.PHONY: demo test lint check bench bench-gpu smol-weights clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'popen needs Python 3.11 or newer: make PYTHON=python3.11')"
@@ -18,13 +20,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python recipes/path.py --config recipes/demo.yaml
 
-check: $(STAMP)
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check: lint
 	$(BIN)/python -m pytest tests/test_layers.py tests/test_safety.py
 
-test: check
+test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations=10
 
 # one after another, each with both sides in turns; on two idle cores. benchmarks.ranks is not among them: it was never run to its end

@@ -13,6 +13,7 @@ if worker and hasattr(os, "sched_setaffinity"):  # one core each: threads of sev
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -24,12 +25,14 @@ from popen.lvlm.tiny import build_tiny
 
 STEPS = 300
 LONG = (
+    "test_zero.py",
     "test_demo.py",
     "test_medical.py",
-    "test_recipes_run.py",
-    "test_two_processes.py",
-    "test_zero.py",
     "test_two_nodes.py",
+    "test_scripts.py",
+    "test_two_processes.py",
+    "test_ablation.py",
+    "test_recipes_run.py",
     "test_remote_code.py",
 )
 
@@ -38,6 +41,16 @@ def pytest_collection_modifyitems(items):
     """Files that take minutes come first, so that no worker is left with one while the others are done."""
     order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
+
+def pytest_collection_finish():
+    """Each trainer has Python's garbage collected several times; what is imported by now is none."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,12 @@
-"""Two processes: one result for both, one line for an error, and a process that falls silent is named."""
+"""Two processes: one result for both, one line for an error; one that is killed or falls silent is named."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import signal
+import time
 
-ROOT = Path(__file__).parent.parent.parent
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+from tests.launching import TORCHRUN, launch, launch_forked
+
 SCRIPT = """
-import ctypes, os, time
+import ctypes, os, signal, time
 from popen.distributed import ranks
 from popen.distributed.pulse import watched_peers
 from popen.errors import one_line_errors
@@ -20,6 +18,12 @@ with one_line_errors("script"):
     with ranks.launched() as own:
         assert own.first(lambda: f"by {own.rank}") == "by 0"
         assert own.gather(own.rank) == ([0, 1] if own.rank == 0 else [])
+        if os.environ["CASE"] == "killed":
+            if own.rank == 1:
+                with open("died", "w") as died:
+                    died.write(str(time.time()))
+                os.kill(os.getpid(), signal.SIGKILL)
+            own.gather(None)  # for twelve hours
         with watched_peers(silence=1.8):
             if os.environ["CASE"] == "stuck":
                 time.sleep(1)
@@ -32,21 +36,27 @@ with one_line_errors("script"):
 """
 
 
-def run(tmp_path, case):
+def said(start, tmp_path, case):
+    """What two processes, started by `launch` or `launch_forked`, write to stderr before they fail."""
     (tmp_path / "script.py").write_text(SCRIPT)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CASE": case}
-    command = [*TORCHRUN, str(tmp_path / "script.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = start([*TORCHRUN, str(tmp_path / "script.py")], tmp_path, CASE=case)
     assert done.returncode != 0
     return done.stderr
 
 
 def test_an_error_of_the_first_ends_all_and_is_said_once(tmp_path):
-    stderr = run(tmp_path, "refused")
+    stderr = said(launch_forked, tmp_path, "refused")
     assert stderr.count("script: rank 0: no such folder") == 1
     assert "silent" not in stderr and "[rank1]" not in stderr
 
 
+def test_a_killed_process_ends_the_other_and_is_named(tmp_path):
+    stderr = said(launch, tmp_path, "killed")
+    assert time.time() - float((tmp_path / "died").read_text()) < 60
+    cause = stderr.partition("Root Cause")[2]
+    assert "rank      : 1 " in cause and f"exitcode  : -{signal.SIGKILL.value} " in cause, stderr[-3000:]
+
+
 def test_a_process_that_falls_silent_is_named(tmp_path):
     """It neither ends nor answers: no launcher sees that, and a collective waits for it."""
-    assert "rank 0: rank 1 has been silent for 2 s" in run(tmp_path, "stuck")
+    assert "rank 0: rank 1 has been silent for 2 s" in said(launch_forked, tmp_path, "stuck")

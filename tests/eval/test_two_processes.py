@@ -1,10 +1,7 @@
 """Two processes that share a benchmark give, to the last digit, the numbers that one gives."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +9,8 @@ import torch
 from eval import refcoco
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
+from tests.launching import ROOT, TORCHRUN, launch
 
-ROOT = Path(__file__).parent.parent.parent
 SCENES = 9  # a whole chunk for the first process and a part of one for the second
 
 
@@ -32,10 +29,7 @@ def runs(tmp_path_factory):
             refcoco.main()
     finally:
         torch.set_num_threads(threads)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    command = [*launch, "-m", "eval.refcoco", *options, str(root / "two")]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=900)
+    done = launch([*TORCHRUN, "-m", "eval.refcoco", *options, str(root / "two")], root)
     assert done.returncode == 0, done.stderr[-3000:]
     return root / "one", root / "two"
 

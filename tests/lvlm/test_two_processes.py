@@ -1,11 +1,7 @@
 """Two processes mine what one mines, to the last byte, also where one of them was killed on the way."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +10,11 @@ from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import MiningArguments, mine
+from tests.launching import ACCELERATE, ROOT, TORCHRUN, launch, launch_forked
 
-ROOT = Path(__file__).parent.parent.parent
 TINY = ROOT / "popen" / "assets" / "popen-tiny"
 SCENES = 5  # three shards of two: the processes have unequal shares
 SETTINGS = {"candidates": 2, "views": "rectangle", "shard_rows": 2, "batch_size": 8}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-q"]
 KILLED = """
 import os, runpy, signal, sys, time
 from popen.lvlm import mining
@@ -42,15 +36,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def launch(root, *command):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    options = ["--model_name_or_path", str(TINY), "--dataset", str(root / "data"), "--output_dir", str(root / "two")]
-    for name, value in SETTINGS.items():
-        options += [f"--{name}", str(value)]
-    return subprocess.run(
-        [*command, str(ROOT / "recipes" / "mine.py"), *options],
-        env=environment, cwd=root, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+def options(root):
+    given = {"model_name_or_path": TINY, "dataset": root / "data", "output_dir": root / "two"} | SETTINGS
+    return [str(ROOT / "recipes" / "mine.py"), *(f"--{name}={value}" for name, value in given.items())]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +60,7 @@ def one(tmp_path_factory):
 def killed(one):
     """What is left of a run whose second process was killed, how it ended, and so many seconds later."""
     (one / "killed.py").write_text(KILLED)
-    done = launch(one, *TORCHRUN, str(one / "killed.py"))
+    done = launch_forked([*TORCHRUN, str(one / "killed.py"), *options(one)], one)
     seconds = time.time() - float((one / "died").read_text())
     return sorted(f.name for f in (one / "two").rglob("*")), done, seconds
 
@@ -88,7 +76,7 @@ def test_a_killed_process_ends_the_other_and_is_named(killed):
 
 def test_the_bytes_do_not_depend_on_the_number_of_processes(one, killed):
     """Nor on the kill: what the two go on with ends as one process's run."""
-    done = launch(one, *ACCELERATE)
+    done = launch([*ACCELERATE, "--multi_gpu", "--num_processes", "2", "-q", *options(one)], one)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("kept of") == 2 and "mining: 100%" in done.stderr  # one of them speaks
     found = [

@@ -1,18 +1,17 @@
 """`make demo` with a handful of scenes; a file of its own, as it takes longer than all other recipes together."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
-RECIPES = Path(__file__).parent.parent.parent / "recipes"
+from tests.launching import ROOT, launch, launch_forked
+
+RECIPES = ROOT / "recipes"
 
 
 def test_the_demo_runs_end_to_end(taught, tmp_path):
     """demo.yaml with a handful of scenes: every step in a process of its own, as users start it."""
     for part in taught:
         part.save_pretrained(tmp_path / "model")
-    command = [sys.executable, str(RECIPES / "path.py"), "--config", str(RECIPES / "demo.yaml")]
+    command = [str(RECIPES / "path.py"), "--config", str(RECIPES / "demo.yaml")]
     command += ["--output_dir", str(tmp_path / "run"), "--model_name_or_path", str(tmp_path / "model")]
     easier = (RECIPES / "mine_tiny.yaml").read_text()  # this model's hypotheses hardly differ
     easier = easier.replace("margin: 0.02", "margin: 0.001").replace("embedding_noise: 0.5", "embedding_noise: 2.0")
@@ -20,9 +19,9 @@ def test_the_demo_runs_end_to_end(taught, tmp_path):
     command += ["--mine_config", str(tmp_path / "mine.yaml")]
     command += ["--scenes", "8", "2", "2", "60", "--preference_steps", "1", "--head_steps", "20"]
     command += ["--ensemble", "1", "--views", "1"]
-    done = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=1500, check=False)
+    done = launch(command, ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     written = json.loads((tmp_path / "run" / "report.json").read_text())
     assert written["seconds"] > 0 and set(written["arms"]) == {"base", "continued_sft", "popen", "popen_ensemble"}
-    again = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True, timeout=1500, check=True)
-    assert again.stdout.count("done already") == 13
+    again = launch_forked(command, ROOT)
+    assert again.returncode == 0 and again.stdout.count("done already") == 13

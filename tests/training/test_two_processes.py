@@ -1,14 +1,11 @@
 """Two processes that share a batch take the steps of one with the whole of it, skip one together, and resume."""
 
 import json
-import os
 import runpy
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +13,8 @@ from safetensors.torch import load_file
 
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
+from tests.launching import TORCHRUN, launch_forked
 
-ROOT = Path(__file__).parent.parent.parent
 SCRIPT = """
 import hashlib, json, os, signal, sys, time
 from pathlib import Path
@@ -100,12 +97,7 @@ for name in sys.argv[2:]:
 
 
 def launch(root, *jobs):
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command = [*torchrun, str(root / "train.py"), str(root), *jobs]
-    return subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=900)
+    return launch_forked([*TORCHRUN, str(root / "train.py"), str(root), *jobs], root, ACCELERATE_USE_CPU="true")
 
 
 @pytest.fixture(scope="module")

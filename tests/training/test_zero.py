@@ -1,12 +1,9 @@
 """DeepSpeed's engine on two processes: ZeRO-2 and ZeRO-3 take the steps of one process, and resume to the byte."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +13,8 @@ from safetensors.torch import load_file
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
 from popen.lvlm.mining import MiningArguments, mine
+from tests.launching import ACCELERATE, ROOT, launch, launch_forked
 
-ROOT = Path(__file__).parent.parent.parent
 STAGES = (2, 3)
 SCRIPT = """
 import json, os, shutil, sys
@@ -101,19 +98,12 @@ def root(tmp_path_factory, taught):
 @pytest.fixture(scope="module", params=STAGES)
 def runs(root, request):
     """Folders of one process, and of two with a stage of ZeRO."""
-    config = str(root / f"zero{request.param}.yaml")
-    several = f"zero{request.param}"
-    launch(root, several, [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config])
-    return root / "one", root / several
-
-
-def launch(root, out, command):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, str(root / "train.py"), str(root), str(root / out)],
-        env=environment, cwd=root, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+    stage = f"zero{request.param}"
+    start = launch if request.param == 3 else launch_forked
+    config = ["--config_file", str(root / f"{stage}.yaml")]
+    done = start([*ACCELERATE, *config, str(root / "train.py"), str(root), str(root / stage)], root)
     assert done.returncode == 0, done.stderr[-3000:]
+    return root / "one", root / stage
 
 
 def summary(folder, name):
