@@ -80,7 +80,9 @@ def small(file, pictures, volumes, out):
     steps, base = {"mapo": "4", "pareto": "1"}.get(file.stem.partition("_")[0], "2"), "60" if flat else "4"
     if "swin" in file.stem:  # one step of a narrow one; the YAML's takes minutes
         narrow = out.parent / file.name
-        narrow.write_text(file.read_text() + "network_options: {feature_size: 12, depths: [1, 1, 1, 1], window_size: 4}\n")
+        narrow.write_text(
+            file.read_text() + "network_options: {feature_size: 12, depths: [1, 1, 1, 1], window_size: 4}\n"
+        )
         file, steps, base = narrow, "1", "1"
     return [
         "--config", str(file), "--data", str(pictures if flat else volumes[last]), "--output_dir", str(out),
