@@ -1,7 +1,9 @@
 """Two processes that share a benchmark give, to the last digit, the numbers that one gives."""
 
 import json
+import signal
 import sys
+import time
 
 import pytest
 import torch
@@ -9,9 +11,26 @@ import torch
 from eval import refcoco
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
-from tests.launching import ROOT, TORCHRUN, launch
+from tests.launching import ROOT, TORCHRUN, launch, launch_forked
 
 SCENES = 9  # a whole chunk for the first process and a part of one for the second
+TINY = str(ROOT / "popen" / "assets" / "popen-tiny")
+KILLED = """
+import os, signal, time
+from eval import benchmark, refcoco
+
+whole = benchmark.share
+
+def killed(ranks, count):
+    for chunk in whole(ranks, count):
+        if ranks.rank == 1:
+            open("died", "w").write(str(time.time()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield chunk
+
+benchmark.share = killed
+refcoco.main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +38,7 @@ def runs(tmp_path_factory):
     """OUT of one process, here, and of two under a launcher."""
     root = tmp_path_factory.mktemp("shared")
     write_dataset([sample(seed) for seed in range(SCENES)], root / "data", "val")
-    options = ["--model", str(ROOT / "popen" / "assets" / "popen-tiny"), "--data", str(root / "data")]
+    options = ["--model", TINY, "--data", str(root / "data")]
     options += ["--dataset", "refcoco", "--max-new-tokens", "24", "--out"]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as each of the two has: sums must be taken in the same order
@@ -44,3 +63,14 @@ def test_the_rows_are_the_same(runs, protocol):
 def test_the_numbers_are_the_same(runs):
     one, two = (json.loads((folder / "summary.json").read_text())["results"] for folder in runs)
     assert one == two and one[1]["ciou"] > 0.5
+
+
+def test_a_killed_process_ends_the_other_is_named_and_nothing_is_written(runs, tmp_path):
+    data = str(runs[0].parent / "data")
+    (tmp_path / "killed.py").write_text(KILLED)
+    options = ["--model", TINY, "--data", data, "--dataset", "refcoco", "--out", str(tmp_path / "out")]
+    done = launch_forked([*TORCHRUN, str(tmp_path / "killed.py"), *options], tmp_path)
+    assert done.returncode != 0 and time.time() - float((tmp_path / "died").read_text()) < 60
+    cause = done.stderr.partition("Root Cause")[2]
+    assert "rank      : 1 " in cause and f"exitcode  : -{signal.SIGKILL.value} " in cause, done.stderr[-3000:]
+    assert not list((tmp_path / "out").glob("*"))
