@@ -10,9 +10,8 @@ Words come from the backbone, the mask parts are fresh. The backbone must fit in
 from dataclasses import dataclass, field
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from popen.lvlm.composing import compose
+from popen.lvlm.composing import compose, load_backbone
 from popen.lvlm.pixel_backbones import trained_encoder
 from popen.recipe import run
 
@@ -38,10 +37,7 @@ class ComposeArguments:
 
 
 def main(args: ComposeArguments) -> None:
-    backbone = AutoModelForImageTextToText.from_pretrained(
-        args.backbone, dtype=getattr(torch, args.dtype), use_safetensors=True
-    )
-    processor = AutoProcessor.from_pretrained(args.backbone)
+    backbone, processor = load_backbone(args.backbone, getattr(torch, args.dtype))
     encoder = None
     if args.pixel_encoder is not None:
         encoder = trained_encoder(args.pixel_encoder, args.open_clip_architecture, args.pixel_size)

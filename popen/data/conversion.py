@@ -66,9 +66,11 @@ def convert_split(
     bad: list[str] = []
     images = targets = 0
 
+    bar = tqdm(records, desc=split, unit="image")
+
     def rows() -> Iterator[Mapping[str, Any]]:
         nonlocal images, targets
-        for record in tqdm(records, desc=split, unit="image"):
+        for record in bar:
             try:
                 made = convert(record)
             except DataError as error:
@@ -85,6 +87,12 @@ def convert_split(
             kinds.update(question["kind"] for question in made.row["questions"])
             targets += sum(len(question["masks"]) for question in made.row["questions"])
             yield made.row
+        if not images:
+            why = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items())) or "none there"
+            raise DataError(f"{out}: split {split}: no picture came of {len(records)} ({why}); check the source")
 
-    write_dataset(rows(), out, split)
+    try:
+        write_dataset(rows(), out, split)
+    finally:
+        bar.close()  # so that an error gets a line of its own
     return Conversion(split, images, targets, kinds, left_out, tuple(bad))

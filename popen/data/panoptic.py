@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from popen.data import rle
+from popen.data.coco_records import check_once
 from popen.data.further_questions import further_questions
 from popen.data.safe_io import DataError, inside, read_image, read_json, read_label_png
 from popen.data.schema import SEG, Question, Sample
@@ -179,15 +180,18 @@ def read_panoptic(path: str | Path) -> PanopticSet:
         categories = {c["id"]: Category(clean_name(c["name"]), bool(c["isthing"])) for c in data["categories"]}
         images = {image["id"]: image for image in data["images"]}
         annotations = {annotation["image_id"]: annotation for annotation in data["annotations"]}
+        for listed, key in (
+            ("categories", "id"),
+            ("images", "id"),
+            ("images", "file_name"),
+            ("annotations", "image_id"),
+        ):
+            check_once(path, listed, data[listed], key)
         for image in images.values():
             if not all(isinstance(image[key], int) for key in ("id", "height", "width")):
                 raise DataError(f"{path}: image {image['id']!r}: id, height and width must be whole numbers")
             if image["id"] not in annotations:
                 raise DataError(f"{path}: image {image['id']}: no annotation; remove the image or add it")
-        for key, kept in (("categories", categories), ("images", images), ("annotations", annotations)):
-            if len(kept) != len(data[key]):
-                repeated = len(data[key]) - len(kept)
-                raise DataError(f"{path}: {repeated} of {key!r} have the id of another one; make ids unique")
         if len(annotations) != len(images):
             raise DataError(f"{path}: {len(annotations)} annotations for {len(images)} images; add the missing images")
     except (KeyError, TypeError, AttributeError) as error:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from popen.data.class_list import words
+from popen.data.coco_records import check_once
 from popen.data.conversion import Converted
 from popen.data.polygons import segmentation_mask
 from popen.data.safe_io import DataError, inside, read_image, read_json
@@ -61,13 +62,8 @@ def read_parts(path: str | Path, source: str) -> PartSet:
     try:
         categories = {entry["id"]: part_category(entry["name"]) for entry in data["categories"]}
         images = {image["id"]: image for image in data["images"]}
-        for key, kept in (("categories", categories), ("images", images)):
-            if len(kept) != len(data[key]):
-                repeated = len(data[key]) - len(kept)
-                raise DataError(f"{path}: {repeated} of {key!r} have the id of another one; make ids unique")
-        files = Counter(image["file_name"] for image in images.values())
-        if files and files.most_common(1)[0][1] > 1:
-            raise DataError(f"{path}: {files.most_common(1)[0][0]} is listed twice in 'images'; remove one")
+        for listed, key in (("categories", "id"), ("images", "id"), ("images", "file_name")):
+            check_once(path, listed, data[listed], key)
         annotations = defaultdict(list)
         for annotation in data["annotations"]:
             where = f"{path}: annotation {annotation['id']}"

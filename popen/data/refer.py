@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from popen.data import rle
+from popen.data.coco_records import check_once
 from popen.data.polygons import segmentation_mask
 from popen.data.restricted_pickle import read_plain_pickle
 from popen.data.safe_io import MAX_PIXELS, DataError, inside, read_image, read_json
@@ -72,9 +73,7 @@ def read_references(folder: str | Path, dataset: str, split_by: str) -> tuple[Re
         raise DataError(f"{path}: expected a list of references; fetch it again")
     may_deny = dataset == "grefcoco"
     references = tuple(_reference(entry, f"{path}: entry {index}", may_deny) for index, entry in enumerate(data))
-    ids = {reference.id for reference in references}
-    if len(ids) != len(references):
-        raise DataError(f"{path}: {len(references) - len(ids)} references have the ref_id of another; fetch it again")
+    check_once(path, "references", data, "ref_id")
     return references
 
 
@@ -82,18 +81,17 @@ def read_instances(path: str | Path) -> Instances:
     """Read and check an `instances.json`; DataError names the file and the record."""
     data = read_json(path)
     try:
-        names = {category["id"]: str(category["name"]) for category in data["categories"]}
+        names = {category["id"]: category["name"] for category in data["categories"]}
         images = {image["id"]: image for image in data["images"]}
         annotations = {annotation["id"]: annotation for annotation in data["annotations"]}
-        for key, kept in (("images", images), ("annotations", annotations)):
-            if len(kept) != len(data[key]):
-                repeated = len(data[key]) - len(kept)
-                raise DataError(f"{path}: {repeated} of {key!r} have the id of another one; make ids unique")
+        for listed, key in (("categories", "id"), ("images", "id"), ("images", "file_name"), ("annotations", "id")):
+            check_once(path, listed, data[listed], key)
         for number, image in images.items():
             if not all(type(image[key]) is int for key in ("id", "height", "width")):
                 raise DataError(f"{path}: image {number}: id, height and width must be whole numbers; correct it")
-        if len({image["file_name"] for image in images.values()}) != len(images):
-            raise DataError(f"{path}: a picture is listed under two ids; keep one")
+        for number, name in names.items():
+            if not isinstance(name, str) or not name.strip():
+                raise DataError(f"{path}: category {number}: its name must be text, not blank; correct it")
         things: dict[int, set[str]] = {number: set() for number in images}
         for number, annotation in annotations.items():
             if annotation["image_id"] not in images or annotation["category_id"] not in names:

@@ -219,6 +219,11 @@ def load_split(path: str | Path, split: str) -> datasets.Dataset:
     return dataset
 
 
+def undecoded(rows: datasets.Dataset) -> datasets.Dataset:
+    """The same rows with pictures as bytes, which `Sample.from_row` decodes under `safe_io`'s limits and names."""
+    return rows.cast_column("image", datasets.Image(decode=False))
+
+
 def split_names(path: str | Path) -> list[str]:
     """Name the splits of a data set in alphabetical order; DataError where there is no such folder or none in it."""
     there = _splits(path)

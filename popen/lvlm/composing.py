@@ -1,14 +1,42 @@
 """Builds a popen model around a pretrained vision-language backbone: tokens added, mask parts fresh."""
 
 import torch
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from popen.data.safe_io import DataError
+from popen.data.safe_io import DataError, read_json
 from popen.lvlm.configuration_popen import PopenConfig
-from popen.lvlm.families import family_of
+from popen.lvlm.families import RELEASED_PIXELLM, family_of
+from popen.lvlm.loading import find_file
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.pixel_backbones import PixelWeights
 from popen.lvlm.processing_popen import PopenProcessor
+
+
+def load_backbone(name_or_path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A pretrained vision-language model and its processor, from a folder or the Hub; weights from safetensors only.
+
+    Raises:
+        DataError: it is missing, of a family that popen does not know, a released PixelLM, or its weights are pickled.
+    """
+    file = find_file(name_or_path, "config.json", {})
+    config = {} if file is None else read_json(file)
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise DataError(f"{name_or_path}: no config.json with a model_type; give a model that save_pretrained wrote")
+    if config.get("architectures") == [RELEASED_PIXELLM]:
+        raise DataError(
+            f"{name_or_path}: a released PixelLM, not a backbone; convert it: "
+            f"popen convert-pixellm {name_or_path} NEW_FOLDER"
+        )
+    family_of(str(config["model_type"]))
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(name_or_path, dtype=dtype, use_safetensors=True)
+        return model, AutoProcessor.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{name_or_path}: cannot be loaded ({reason}); pickled weights (.bin, .pt) are never read: "
+            "where you trust them, load them with transformers and save them with save_pretrained"
+        ) from error
 
 
 def compose(

@@ -8,11 +8,13 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from popen.data.safe_io import DataError, read_json
 from popen.lvlm import adapters
 from popen.lvlm.configuration_popen import PopenConfig
+from popen.lvlm.families import FAMILIES, RELEASED_PIXELLM
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.processing_popen import PopenProcessor
 from popen.lvlm.row_attention import FLEX
 
 WEIGHTS = (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME)
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def load_model(name_or_path: str | Path, **kwargs) -> tuple[PopenForReasoningSegmentation, PopenProcessor]:
@@ -34,14 +36,19 @@ def load_model(name_or_path: str | Path, **kwargs) -> tuple[PopenForReasoningSeg
     flex = kwargs.pop("attn_implementation") if kwargs.get("attn_implementation") == FLEX else None
     where = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs}
     if folder.exists():
-        for needed in ("config.json", "popen_processor.json"):
-            if not (folder / needed).is_file():
-                raise DataError(f"{folder}: no {needed} in it; give a folder that save_pretrained of popen wrote")
+        if not (folder / "config.json").is_file():
+            raise DataError(f"{folder}: no config.json in it; give a folder that save_pretrained of popen wrote")
+        _check_architecture(folder, where)
+        if not (folder / "popen_processor.json").is_file():
+            raise DataError(
+                f"{folder}: no popen_processor.json in it; give a folder that save_pretrained of popen wrote"
+            )
         if not list(folder.glob("*.safetensors")):
-            raise DataError(f"{folder}: no .safetensors weights in it; copy them there or train the model first")
+            raise DataError(f"{folder}: no .safetensors weights in it; {_pickled_in(folder)}")
     elif str(name_or_path).startswith((".", "/")) or str(name_or_path).count("/") != 1:
         raise DataError(f"{name_or_path}: no such model folder, and it does not look like a Hub id (owner/name)")
-    _check_architecture(name_or_path, where)
+    else:
+        _check_architecture(name_or_path, where)
     try:
         model, report = PopenForReasoningSegmentation.from_pretrained(
             str(name_or_path), use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -66,20 +73,37 @@ def load_model(name_or_path: str | Path, **kwargs) -> tuple[PopenForReasoningSeg
 
 def _check_architecture(name_or_path: str | Path, where: dict) -> None:
     """Refuses another architecture and pickled weights; on the Hub before any weights are fetched."""
-    file = _find(name_or_path, "config.json", where)
+    file = find_file(name_or_path, "config.json", where)
     config = {} if file is None else read_json(file)
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != PopenConfig.model_type:
         found = "no config.json" if file is None else f"a checkpoint of architecture {kind!r}"
-        raise DataError(f"{name_or_path}: {found}, not a popen model; give one that save_pretrained of popen wrote")
-    if not Path(name_or_path).exists() and not any(_find(name_or_path, name, where) for name in WEIGHTS):
+        raise DataError(f"{name_or_path}: {found}, not a popen model; {_way_out(name_or_path, config)}")
+    if not Path(name_or_path).exists() and not any(find_file(name_or_path, name, where) for name in WEIGHTS):
         raise DataError(
             f"{name_or_path}: no .safetensors weights there, and pickled ones (.bin, .pt) are never read; "
             "ask its author to save the model again with save_pretrained"
         )
 
 
-def _find(name_or_path: str | Path, file: str, where: dict) -> str | None:
+def _way_out(name_or_path: str | Path, config: object) -> str:
+    """How a checkpoint of another architecture becomes a popen model, where it can."""
+    if isinstance(config, dict) and config.get("architectures") == [RELEASED_PIXELLM]:
+        return f"convert it: popen convert-pixellm {name_or_path} NEW_FOLDER"
+    if isinstance(config, dict) and config.get("model_type") in FAMILIES:
+        return f"build one around it: python recipes/compose.py --backbone {name_or_path} …"
+    return "give one that save_pretrained of popen wrote"
+
+
+def _pickled_in(folder: Path) -> str:
+    """The way out of a folder without safetensors."""
+    for file in sorted(folder.iterdir()):
+        if file.suffix in PICKLED:
+            return f"{file.name} is pickled, which is never read: save the model again with save_pretrained"
+    return "copy them there or train the model first"
+
+
+def find_file(name_or_path: str | Path, file: str, where: dict) -> str | None:
     """A file of the folder or repository on this machine; None where it has none of that name."""
     try:
         return cached_file(str(name_or_path), file, _raise_exceptions_for_missing_entries=False, **where)

@@ -12,10 +12,9 @@ from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor, PreT
 
 from popen.data.safe_io import DataError, read_json
 from popen.data.torch_archive import StoredTensor, TorchArchive
-from popen.lvlm.families import PIXELLM
+from popen.lvlm.families import PIXELLM, RELEASED_PIXELLM
 from popen.lvlm.processing_popen import PopenProcessor
 
-ARCHITECTURE = "PixelLMForCausalLM"
 SCALES, PICTURE = 2, "<image>"
 # the ImageNet values that SAM uses; PixelLM gives them to CLIP, whose own are others
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -99,8 +98,8 @@ def open_release(source: str | Path) -> Release:
         folder = folder / "hf_model"  # where the published repositories keep them
     config = read_json(folder / "config.json")
     named = config.get("architectures") if isinstance(config, dict) else None
-    if named != [ARCHITECTURE]:
-        raise DataError(f"{folder}: the checkpoint is of {named}, not {ARCHITECTURE}; give a released PixelLM")
+    if named != [RELEASED_PIXELLM]:
+        raise DataError(f"{folder}: the checkpoint is of {named}, not {RELEASED_PIXELLM}; give a released PixelLM")
     opened: list[WeightFile] = [SafetensorsFile(file) for file in sorted(folder.glob("*.safetensors"))]
     opened = opened or [BinFile(file) for file in sorted(folder.glob("pytorch_model*.bin"))]
     if not opened:

@@ -36,6 +36,23 @@ def test_one_bad_picture_too_many_writes_nothing(tmp_path):
     assert not (tmp_path / "train").exists()
 
 
+def test_a_split_of_nothing_says_why(tmp_path):
+    message = r"out: split val: no picture came of 2 \(2 pictures of which nothing can be asked, 4 regions .*\); check"
+    with pytest.raises(DataError, match=message):
+        convert_split(range(2), convert(empty=[0, 1]), tmp_path / "out", "val")
+    with pytest.raises(DataError, match=r"no picture came of 0 \(none there\)"):
+        convert_split([], convert(), tmp_path / "out", "val")
+
+
+def test_an_error_stands_on_a_line_of_its_own(tmp_path, capsys):
+    def twice(index):
+        return Converted(SAMPLES[0].to_row())
+
+    with pytest.raises(DataError, match="an earlier row has this question id"):
+        convert_split(range(2), twice, tmp_path, "train")
+    assert capsys.readouterr().err.endswith("\n")
+
+
 def test_the_report_in_words():
     made = Conversion("val", 2, 9, {"part": 3, "multi": 1}, {"b": 4, "a": 1}, ("x", "y"))
     assert made.lines() == [

@@ -121,9 +121,12 @@ def test_forms_of_segmentation(tmp_path):
 
 
 FILES = {
-    "image twice": (change("images", 1, "id", value=1), "1 of 'images' have the id of another one"),
-    "file twice": (change("images", 1, "file_name", value="train2017/a.jpg"), "a.jpg is listed twice in 'images'"),
-    "category twice": (change("categories", 1, "id", value=1), "1 of 'categories' have the id"),
+    "image twice": (change("images", 1, "id", value=1), "images: id 1 stands 2 times"),
+    "file twice": (
+        change("images", 1, "file_name", value="train2017/a.jpg"),
+        "images: file_name 'train2017/a.jpg' stands 2 times",
+    ),
+    "category twice": (change("categories", 1, "id", value=1), "categories: id 1 stands 2 times"),
     "three parts": (change("categories", 1, "name", value="mug:a:b"), "category 'mug:a:b': expected"),
     "no part": (change("categories", 1, "name", value="mug:"), "category 'mug:': expected"),
     "strange image": (change("annotations", 0, "image_id", value=9), "annotation 1: no image 9 in the file"),

@@ -175,7 +175,7 @@ BAD_REFS = {
     "no sentences": (changed(REFS, (0, "sentences"), []), "no sentences; remove the reference"),
     "blank": (changed(REFS, (0, "sentences", 0, "sent"), " "), "sentence 0: sent_id must be a whole number and sent"),
     "no sent_id": (changed(REFS, (0, "sentences", 0, "sent_id"), None), "sentence 0: sent_id"),
-    "twice": ([*REFS, REFS[0]], "1 references have the ref_id of another"),
+    "twice": ([*REFS, REFS[0]], r"refs\(unc\)\.p: references: ref_id 3 stands 2 times"),
 }
 
 
@@ -197,9 +197,14 @@ IMAGE, ANN = ("images", 0), ("annotations", 1)
 BAD_INSTANCES = {
     "not coco": (changed(INSTANCES, ("images",), None), "not COCO instances"),
     "a list": ([1], "not COCO instances"),
-    "image twice": (changed(INSTANCES, (*IMAGE, "id"), 2), "1 of 'images' have the id of another"),
-    "picture twice": (changed(INSTANCES, (*IMAGE, "file_name"), "COCO_2.jpg"), "listed under two ids"),
-    "annotation twice": (changed(INSTANCES, (*ANN, "id"), 10), "1 of 'annotations' have the id of another"),
+    "image twice": (changed(INSTANCES, (*IMAGE, "id"), 2), "images: id 2 stands 2 times; keep one"),
+    "picture twice": (
+        changed(INSTANCES, (*IMAGE, "file_name"), "COCO_2.jpg"),
+        "images: file_name 'COCO_2.jpg' stands 2 times",
+    ),
+    "annotation twice": (changed(INSTANCES, (*ANN, "id"), 10), "annotations: id 10 stands 2 times"),
+    "category twice": (changed(INSTANCES, ("categories", 0, "id"), 2), "categories: id 2 stands 2 times"),
+    "no name": (changed(INSTANCES, ("categories", 0, "name"), " "), "category 1: its name must be text, not blank"),
     "height": (changed(INSTANCES, (*IMAGE, "height"), "20"), "image 1: id, height and width must be whole"),
     "category": (changed(INSTANCES, (*ANN, "category_id"), 9), "annotation 11: its image or category"),
     "stranger": (changed(INSTANCES, (*ANN, "image_id"), 9), "annotation 11: its image or category"),

@@ -1,6 +1,8 @@
 import errno
 import io
 import os
+import struct
+import zlib
 
 import datasets
 import numpy as np
@@ -17,6 +19,7 @@ from popen.data.schema import (
     empty_ignore,
     load_split,
     split_names,
+    undecoded,
     write_dataset,
 )
 
@@ -89,6 +92,24 @@ def test_encoded_pictures_are_kept_as_they_came(tmp_path):
     assert encoded[0]["image"]["bytes"] == buffer.getvalue()
     decoded = Sample.from_row(load_split(tmp_path, "train")[0]).image
     assert np.array_equal(np.asarray(decoded), np.asarray(Image.open(buffer)))
+
+
+def bomb():
+    """A PNG of a few bytes whose header promises 60,000 × 60,000 pixels."""
+    buffer = io.BytesIO()
+    sample().image.save(buffer, "PNG")
+    data = buffer.getvalue()
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+@pytest.mark.parametrize("image", [b"no picture", bomb()], ids=["junk", "bomb"])
+def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, image):
+    """By its row: `datasets` itself would raise errors of Pillow that do not say which."""
+    rows = [{**sample().to_row(), "image": {"bytes": image, "path": None}}]
+    datasets.Dataset.from_list(rows, features=FEATURES).save_to_disk(str(tmp_path / "train"))
+    with pytest.raises(DataError, match=f"^{sample().image_id}: (not a picture|far over)"):
+        Sample.from_row(undecoded(load_split(tmp_path, "train"))[0])
 
 
 def changed(**changes):

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,8 @@ import torch
 from eval import grandf, grefcoco, muse, reasonseg
 from eval.benchmark import Reply, with_one_mask, with_targets
 from eval.benchmark_report import Metric, numbers
-from popen.data.schema import write_dataset
+from popen.data.safe_io import DataError
+from popen.data.schema import FEATURES, write_dataset
 
 MODEL = Path(__file__).parent.parent.parent / "popen" / "assets" / "popen-tiny"
 EXTRA = {"refcoco": ["--dataset", "refcoco"], "hallucination": ["--each", "1"]}
@@ -90,6 +92,16 @@ def test_part_of_a_split_and_the_ensemble_are_labelled(monkeypatch, data, sample
 def test_options_out_of_range_are_refused(monkeypatch, data, tmp_path, options):
     with pytest.raises(ValueError, match=options[0]):
         evaluate(monkeypatch, "reasonseg", data, tmp_path, *options)
+
+
+def test_a_picture_that_cannot_be_decoded_ends_the_evaluation(monkeypatch, samples, tmp_path):
+    """It is named, and nothing is scored without it."""
+    rows = [samples[0].to_row(), {**samples[1].to_row(), "image": {"bytes": b"no picture", "path": None}}]
+    datasets.Dataset.from_list(rows, features=FEATURES).save_to_disk(str(tmp_path / "val"))
+    for name in ("reasonseg", "segmentation"):
+        with pytest.raises(DataError, match=f"^{samples[1].image_id}: not a picture"):
+            evaluate(monkeypatch, name, tmp_path, tmp_path / "out", "--split", "val")
+    assert not (tmp_path / "out" / "summary.json").exists()
 
 
 def truth_reply(sample, question, size=4.0):

@@ -48,8 +48,31 @@ def test_no_weights(folder):
 def test_pickled_weights_are_not_read(folder, tiny):
     (folder / "model.safetensors").unlink()
     torch.save(tiny[0].state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(DataError, match=r"no \.safetensors weights in it"):
+    with pytest.raises(
+        DataError, match=r"no \.safetensors weights in it; pytorch_model\.bin is pickled, .*save_pretrained"
+    ):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "way_out"),
+    [
+        (
+            {"model_type": "llava", "architectures": ["PixelLMForCausalLM"]},
+            r"popen convert-pixellm \S+ours NEW_FOLDER",
+        ),
+        ({"model_type": "qwen2_5_vl"}, r"python recipes/compose\.py --backbone \S+ours …"),
+        ({"model_type": "bert"}, "give one that save_pretrained of popen wrote"),
+        ([], "give one that save_pretrained of popen wrote"),
+    ],
+)
+def test_a_checkpoint_of_another_architecture(tmp_path, config, way_out):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "ours" / "pytorch_model.bin").write_bytes(b"whatever")
+    with pytest.raises(DataError, match=f"not a popen model; .*{way_out}$") as error:
+        load_model(tmp_path / "ours")
+    assert "\n" not in str(error.value)
 
 
 def test_a_deeper_configuration(folder):

@@ -62,3 +62,25 @@ def test_a_canvas_that_does_not_fit_is_refused(folder, tmp_path):
     with pytest.raises(DataError, match="its vision tower takes 32 pixels, not 48"):
         compose.main(arguments)
     assert not (tmp_path / "made").exists()
+
+
+def test_a_backbone_with_pickled_weights_only(folder, tmp_path):
+    (Path(folder) / "model.safetensors").rename(Path(folder) / "pytorch_model.bin")
+    compose = recipe("compose")
+    with pytest.raises(DataError, match=r"backbone: cannot be loaded .*pickled weights .*save_pretrained$"):
+        compose.main(compose.ComposeArguments(folder, image_size=32, output_dir=str(tmp_path / "made")))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{}", "no config.json with a model_type"),
+        ('{"model_type": "bert"}', "backbone 'bert' is none that popen knows"),
+        ('{"model_type": "llava", "architectures": ["PixelLMForCausalLM"]}', "popen convert-pixellm"),
+    ],
+)
+def test_what_is_no_backbone(tmp_path, config, message):
+    (tmp_path / "config.json").write_text(config)
+    compose = recipe("compose")
+    with pytest.raises(DataError, match=message):
+        compose.main(compose.ComposeArguments(str(tmp_path), image_size=32, output_dir=str(tmp_path / "made")))

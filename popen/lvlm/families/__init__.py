@@ -17,6 +17,7 @@ FAMILIES: dict[str, Family] = {
     "smolvlm": SmolVLM(),
 }
 PIXELLM = "pixellm"  # no `model_type` of transformers: what `PopenConfig.pixellm_compat` asks for instead of LLaVA
+RELEASED_PIXELLM = "PixelLMForCausalLM"  # what a released checkpoint calls its architecture
 
 
 def family_of(model_type: str) -> Family:
@@ -35,4 +36,4 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-__all__ = ["FAMILIES", "PIXELLM", "Family", "SeenPictures", "family_of"]
+__all__ = ["FAMILIES", "PIXELLM", "RELEASED_PIXELLM", "Family", "SeenPictures", "family_of"]
