@@ -100,9 +100,8 @@ ROUNDS = {
 COMMITTEE = {  # what two more networks know of the pool; the labels are the same few
     "pseudo_label_peers": Arm(pool_labels="consensus", choices=PEERS, peers=2),
     "rn_dpo_winner_peers": paired(choices=PEERS, peers=2, winner_weight=1.0),
-    "rn_dpo_winner_peers_light": paired(choices=PEERS, peers=2, winner_weight=1.0, preference_weight=0.02),
-    # pairs are seen in flipped views alone, so each place that one takes is a place without augmentation
-    "rn_dpo_winner_peers_rare": paired(choices=PEERS, peers=2, winner_weight=1.0, winners_per_pair=15),
+    "rn_dpo_winner_peers_light": paired(choices=PEERS, peers=2, preference_weight=0.02),
+    "rn_dpo_winner_peers_rare": paired(choices=PEERS, peers=2, winners_per_pair=15),  # a pair takes a label's place
     "dpo_sum_winner_peers": paired(total, DPO_SUM, choices=PEERS, peers=2, winner_weight=1.0),
 }
 JUDGES = {
