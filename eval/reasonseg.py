@@ -3,8 +3,11 @@
     python -m eval.reasonseg --model DIR --data runs/reasonseg --split val
     accelerate launch -m eval.reasonseg --model DIR --data runs/reasonseg --split test
 
-A question is one mask: what an answer shows, of however many masks, is held together against what it should show.
+A question is one mask: what an answer shows, of however many masks, is held together against what it should show. In
+the strict numbers an answer of another number of masks than asked for has found nothing.
 """
+
+from dataclasses import replace
 
 from eval.benchmark import Benchmark, Reply, parser, run, with_one_mask
 from eval.benchmark_report import Metric
@@ -27,9 +30,20 @@ def counts_of(rows: list[dict]) -> list[MaskCounts]:
     return [MaskCounts(*row["counts"]) for row in rows]
 
 
+def strict_counts_of(rows: list[dict]) -> list[MaskCounts]:
+    """The same, and nothing found where an answer has more or fewer masks than there are targets (ours)."""
+    right = (row["predicted"] == row["targets"] for row in rows)
+    return [
+        counts if told else replace(counts, intersection=0)
+        for counts, told in zip(counts_of(rows), right, strict=True)
+    ]
+
+
 METRICS = {
     "giou": Metric("gIoU", lambda rows: lisa_giou(counts_of(rows))),
     "ciou": Metric("cIoU", lambda rows: lisa_ciou(counts_of(rows))),
+    "giou_strict": Metric("gIoU, strict", lambda rows: lisa_giou(strict_counts_of(rows))),
+    "ciou_strict": Metric("cIoU, strict", lambda rows: lisa_ciou(strict_counts_of(rows))),
 }
 
 

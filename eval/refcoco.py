@@ -24,7 +24,7 @@ def main() -> None:
     options = parser("refcoco", __doc__)
     options.add_argument("--dataset", required=True, choices=sorted(TITLES), help="which published rows to print")
     args = options.parse_args()
-    metrics = {"ciou": METRICS["ciou"], "giou": METRICS["giou"]} | PRECISIONS
+    metrics = {name: METRICS[name] for name in ("ciou", "giou", "ciou_strict", "giou_strict")} | PRECISIONS
     published = tuple(row for row in read_published("refcoco") if row.dataset == args.dataset)
     run(Benchmark("refcoco", TITLES[args.dataset], score, metrics, with_one_mask, published), args)
 

@@ -136,6 +136,17 @@ def test_all_masks_of_an_answer_are_held_against_the_truth_together(samples):
     assert intersection == union > 0
 
 
+def test_strict_numbers_ask_for_as_many_masks_as_there_are():
+    """IoUs ½, 1 and 1; the second in two masks for one target, the third silence about nothing."""
+    rows = [
+        {"counts": [10, 20], "predicted": 1, "targets": 1}, {"counts": [30, 30], "predicted": 2, "targets": 1},
+        {"counts": [0, 0], "predicted": 0, "targets": 0},
+    ]  # fmt: skip
+    found = {name: metric.statistic(rows) for name, metric in reasonseg.METRICS.items()}
+    expected = {"giou": 2.5 / 3, "ciou": 40 / 50, "giou_strict": 1.5 / 3, "ciou_strict": 10 / 50}
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
 def test_an_invention_is_a_slot_in_grandf(samples):
     sample, question = next((s, q) for s in samples for q in s.questions if len(q.masks) == 1)
     logits = truth_reply(sample, question).logits
