@@ -19,7 +19,7 @@ from eval.benchmark_report import Metric, describe, markdown, results, write_rep
 from eval.published_rows import PROTOCOLS, Published
 from eval.ranks import CHUNK, gather_rows, share
 from eval.rows import question_ids
-from popen.data.schema import SEG, Question, Sample, check_unique_ids, load_split, undecoded
+from popen.data.schema import SEG, Question, Sample, check_unique_ids, load_split
 from popen.distributed.ranks import Ranks, launched
 from popen.lvlm.inference import forced_drafts, generate_drafts
 from popen.lvlm.loading import load_model
@@ -110,7 +110,7 @@ def load(args: argparse.Namespace, ranks: Ranks) -> Loaded:
         raise ValueError(
             f"--ensemble {args.ensemble} --max-rows {args.max_rows}: give K >= 0 and at least one picture"
         )
-    dataset = undecoded(load_split(args.data, args.split))
+    dataset = load_split(args.data, args.split)
     check_unique_ids(dataset)
     model, processor = load_model(args.model)
     model.to(ranks.device).eval()

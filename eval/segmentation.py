@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from eval.arms import Arms, calibrated_thresholds, configured_thresholds, read_arms
 from eval.metrics import MaskCounts, bootstrap_interval, ciou, giou, match_counts
 from popen.data.safe_io import write_json
-from popen.data.schema import Sample, check_unique_ids, load_split, undecoded
+from popen.data.schema import Sample, check_unique_ids, load_split
 from popen.errors import one_line_errors
 from popen.lvlm.calibration import truth_drafts
 from popen.lvlm.inference import generate_drafts
@@ -72,7 +72,6 @@ def main() -> None:
 
 def parts(rows, count: int, what: str) -> Iterator[list[Sample]]:
     """The first `count` rows as samples, CHUNK at a time, with a progress bar."""
-    rows = undecoded(rows)
     for start in tqdm(range(0, count, CHUNK), desc=what, unit=f"{CHUNK} pictures"):
         yield [Sample.from_row(rows[i]) for i in range(start, min(start + CHUNK, count))]
 

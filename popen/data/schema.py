@@ -200,6 +200,8 @@ def write_dataset(rows: Iterable[Mapping[str, Any] | Sample], path: str | Path, 
 def load_split(path: str | Path, split: str) -> datasets.Dataset:
     """Load `path/<split>`, memory-mapped; rows become Samples by `Sample.from_row`.
 
+    Pictures stay as bytes until then: `Sample.from_row` decodes them under `safe_io`'s limits and names the row.
+
     Raises:
         DataError: no such folder, no such split (names those there), broken files, or other columns than FEATURES.
     """
@@ -216,12 +218,9 @@ def load_split(path: str | Path, split: str) -> datasets.Dataset:
         if dataset.features.get(column) != FEATURES.get(column):
             state = "differs from" if column in FEATURES and column in dataset.features else "is not in both it and"
             raise DataError(f"{target}: column {column!r} {state} the schema; convert the data again")
-    return dataset
-
-
-def undecoded(rows: datasets.Dataset) -> datasets.Dataset:
-    """The same rows with pictures as bytes, which `Sample.from_row` decodes under `safe_io`'s limits and names."""
-    return rows.cast_column("image", datasets.Image(decode=False))
+    rows = dataset.cast_column("image", datasets.Image(decode=False))
+    rows._fingerprint = dataset._fingerprint  # they are the rows that were written
+    return rows
 
 
 def split_names(path: str | Path) -> list[str]:
