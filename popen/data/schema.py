@@ -214,9 +214,12 @@ def load_split(path: str | Path, split: str) -> datasets.Dataset:
     except Exception as error:  # arrow, json and datasets each have their own
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{target}: cannot be loaded ({reason}); write the split again") from error
-    for column in [*FEATURES, *dataset.features]:
-        if dataset.features.get(column) != FEATURES.get(column):
-            state = "differs from" if column in FEATURES and column in dataset.features else "is not in both it and"
+    found = dict(dataset.features)
+    if isinstance(found.get("image"), datasets.Image):
+        found["image"] = FEATURES["image"]  # saved decoded or not
+    for column in [*FEATURES, *found]:
+        if found.get(column) != FEATURES.get(column):
+            state = "differs from" if column in FEATURES and column in found else "is not in both it and"
             raise DataError(f"{target}: column {column!r} {state} the schema; convert the data again")
     rows = dataset.cast_column("image", datasets.Image(decode=False))
     rows._fingerprint = dataset._fingerprint  # they are the rows that were written

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
-from tests.launching import TORCHRUN, launch_forked
+from tests.launching import TORCHRUN, launch, launch_forked
 
 SCRIPT = """
 import hashlib, json, os, signal, sys, time
@@ -96,8 +96,8 @@ for name in sys.argv[2:]:
 """
 
 
-def launch(root, *jobs):
-    return launch_forked([*TORCHRUN, str(root / "train.py"), str(root), *jobs], root, ACCELERATE_USE_CPU="true")
+def two(start, root, *jobs):
+    return start([*TORCHRUN, str(root / "train.py"), str(root), *jobs], root, ACCELERATE_USE_CPU="true")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def runs(root):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py", str(root), "one"])
         runpy.run_path(str(root / "train.py"), run_name="__main__")
-    done = launch(root, "two", "skipped", "lasting")
+    done = two(launch_forked, root, "two", "skipped", "lasting")
     assert done.returncode == 0, done.stderr[-3000:]
     return root / "one", root / "two"
 
@@ -175,11 +175,11 @@ def test_three_in_a_row_end_both_and_name_the_one(runs, root):
 
 
 def test_a_killed_process_ends_the_other_and_the_resumed_run_has_the_same_bytes(runs, root):
-    done = launch(root, "killed")
+    done = two(launch, root, "killed")
     assert done.returncode != 0 and time.time() - float((root / "killed" / "died").read_text()) < 60
     cause = done.stderr.partition("Root Cause")[2]
     assert "rank      : 1 " in cause and f"exitcode  : -{signal.SIGKILL.value} " in cause, done.stderr[-3000:]
-    done = launch(root, "resumed")
+    done = two(launch_forked, root, "resumed")
     assert done.returncode == 0, done.stderr[-3000:]
     whole, resumed = ((folder / "model.safetensors").read_bytes() for folder in (runs[1], root / "killed"))
     assert whole == resumed and len(summary(root / "killed")["digests"]) == 1
