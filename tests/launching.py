@@ -7,8 +7,8 @@ has imported the libraries. Options of torchrun's own do that; the script has to
 
 In full are launched: training, by torchrun on two machines (training/test_two_nodes.py) and by accelerate with ZeRO-3
 (training/test_zero.py); mining, by accelerate (lvlm/test_two_processes.py); evaluation, by torchrun
-(eval/test_two_processes.py); every run with a rank that is killed, since a forked rank that fails writes down when, and
-torchrun names whoever was first; and, without a launcher, the demo (recipes/test_demo.py).
+(eval/test_two_processes.py); every run with a rank that is killed, since a forked rank that fails writes down when and
+torchrun names the first; and, without a launcher, the demo (recipes/test_demo.py).
 """
 
 import gc
