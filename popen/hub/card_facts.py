@@ -18,7 +18,7 @@ class CardFacts:
 
     Args:
         base_model, data: Hub id or plain words. command: the line that trained or mined it.
-        config: text of the recipe's YAML. summary: what `eval.segmentation` wrote to summary.json.
+        config: text of the recipe's YAML. summary: what `eval.segmentation` or a benchmark wrote to summary.json.
         licence: an identifier the Hub knows, as "apache-2.0".
     Raises:
         DataError: a licence that is no identifier, or a summary of another kind.
@@ -37,9 +37,29 @@ class CardFacts:
                 f"licence {self.licence!r}: give an identifier of the Hub's list, as apache-2.0 or cc-by-4.0"
             )
         if self.summary is not None:
-            arms = self.summary.get("arms") if isinstance(self.summary, Mapping) else None
-            if not isinstance(arms, Mapping) or not all(isinstance(numbers, Mapping) for numbers in arms.values()):
-                raise DataError("summary: no arms with numbers in it; give a summary.json of eval.segmentation")
+            try:
+                found = self.arms
+            except (AttributeError, KeyError, TypeError):
+                found = {}
+            if not found or not all(isinstance(numbers, Mapping) for numbers in found.values()):
+                raise DataError(
+                    "summary: no arms with numbers in it; give a summary.json of eval.segmentation or of a benchmark"
+                )
+
+    @property
+    def arms(self) -> dict[str, Mapping[str, Any]]:
+        """The summary's numbers by arm, of a benchmark by arm and protocol; none without a summary."""
+        if self.summary is None:
+            return {}
+        if "results" in self.summary:
+            return {f"{own['arm']}, {own['protocol']} answers": own for own in self.summary["results"]}
+        answers = self.summary.get("answers", "free")
+        return {f"{arm}, {answers} answers": numbers for arm, numbers in self.summary["arms"].items()}
+
+    @property
+    def evaluator(self) -> str:
+        """The module that wrote the summary."""
+        return f"eval.{self.summary.get('benchmark', 'segmentation')}" if self.summary else ""
 
     @classmethod
     def read(cls, config: str | Path | None = None, summary: str | Path | None = None, **said: str | None):

@@ -70,24 +70,33 @@ def _results(facts: CardFacts) -> list[EvalResult]:
             dataset_name=where,
             dataset_split=facts.summary.get("split"),
             metric_type=metric,
-            metric_name=f"{name} ({arm}, {facts.summary.get('answers', 'free')} answers)",
+            metric_name=f"{name} ({arm})",
             metric_value=round(numbers[metric], 4),
         )
-        for arm, numbers in facts.summary["arms"].items()
-        for metric, name in METRICS.items()
+        for arm, numbers in facts.arms.items()
+        for metric, name in _metrics(facts).items()
         if numbers.get(metric) is not None
     ]
+
+
+def _metrics(facts: CardFacts) -> dict[str, str]:
+    """Names of the numbers that a card shows: a chosen few of `eval.segmentation`'s, all of a benchmark's."""
+    if facts.evaluator == "eval.segmentation":
+        return METRICS
+    numbers = {key for own in facts.arms.values() for key, value in own.items() if isinstance(value, float)}
+    return {key: METRICS.get(key, key) for key in sorted(numbers)}
 
 
 def _scores(facts: CardFacts) -> str:
     if facts.summary is None:
         return "Not measured by its author."
-    lines = [f"| arm | {' | '.join(METRICS.values())} | questions |", "|" + "---|" * (len(METRICS) + 2)]
-    for arm, numbers in facts.summary["arms"].items():
-        cells = [_cell(numbers, metric) for metric in METRICS]
+    metrics = _metrics(facts)
+    lines = [f"| arm | {' | '.join(metrics.values())} | questions |", "|" + "---|" * (len(metrics) + 2)]
+    for arm, numbers in facts.arms.items():
+        cells = [_cell(numbers, metric) for metric in metrics]
         lines.append(f"| {arm} | {' | '.join(cells)} | {numbers.get('n', '')} |")
     where = str(facts.summary.get("data", "unknown")).rstrip("/").split("/")[-1]
-    lead = f"`eval.segmentation` on `{where}`, split `{facts.summary.get('split')}`; in brackets 95 % intervals."
+    lead = f"`{facts.evaluator}` on `{where}`, split `{facts.summary.get('split')}`; in brackets 95 % intervals."
     return f"{lead}\n\n" + "\n".join(lines)
 
 

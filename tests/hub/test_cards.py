@@ -44,17 +44,32 @@ def test_its_model_index_holds_the_summary(model_folder):
         name: round(numbers[name], 4) for name in ("ciou", "giou", "no_target_acc", "chair_i", "exact")
     }
     assert {(r.task_type, r.dataset_name, r.dataset_split) for r in said} == {("image-segmentation", "scenes", "dev")}
-    assert (
-        "| single | 0.777 [0.765, 0.789] | 0.841 [0.834, 0.848] | 0.911 | 0.003 [0.002, 0.004] | 0.851 | 5981 |"
-        in text
-    )
+    cells = "0.777 [0.765, 0.789] | 0.841 [0.834, 0.848] | 0.911 | 0.003 [0.002, 0.004] | 0.851 | 5981"
+    assert f"| single, free answers | {cells} |" in text
 
 
 def test_a_number_nobody_has_is_left_out(model_folder):
     arms = {"single": {"ciou": 0.5, "no_target_acc": None, "n": 3}}
     text = card("org/tiny", recognise(model_folder), CardFacts(summary={"arms": arms}))
     assert [r.metric_type for r in ModelCard(text).data.eval_results] == ["ciou"]
-    assert "| single | 0.500 | – | – | – | – | 3 |" in text
+    assert "| single, free answers | 0.500 | – | – | – | – | 3 |" in text
+
+
+def test_a_benchmarks_numbers_are_those_of_each_protocol(model_folder, tmp_path):
+    """What `eval.reasonseg` and its like write; every number of theirs, those with names of ours under these."""
+    numbers = {"n": 3, "ciou": 0.5, "ciou_95": [0.4, 0.6], "giou_strict": 0.25, "by_kind": {}}
+    results = [{"arm": "single", "protocol": protocol} | numbers for protocol in ("free", "forced")]
+    summary = {"benchmark": "reasonseg", "data": "runs/reasonseg", "split": "val", "results": results}
+    write_json(tmp_path / "summary.json", summary)
+    text = card("org/tiny", recognise(model_folder), CardFacts.read(summary=tmp_path / "summary.json"))
+    found = {(r.metric_type, r.metric_name, r.metric_value) for r in ModelCard(text).data.eval_results}
+    assert found == {
+        (key, f"{name} (single, {protocol} answers)", value)
+        for protocol in ("free", "forced")
+        for key, name, value in (("ciou", "cIoU", 0.5), ("giou_strict", "giou_strict", 0.25))
+    }
+    assert "`eval.reasonseg` on `reasonseg`, split `val`" in text
+    assert "| single, forced answers | 0.500 [0.400, 0.600] | 0.250 | 3 |" in text
 
 
 def test_what_nobody_said(model_folder):
@@ -116,7 +131,9 @@ def test_a_licence_is_an_identifier(licence):
         CardFacts(licence=licence)
 
 
-@pytest.mark.parametrize("summary", [{}, [], {"arms": 3}, {"arms": {"single": 0.5}}])
+@pytest.mark.parametrize(
+    "summary", [{}, [], {"arms": 3}, {"arms": {"single": 0.5}}, {"results": [3]}, {"results": []}]
+)
 def test_another_summary(summary, tmp_path):
     write_json(tmp_path / "summary.json", summary)
     with pytest.raises(DataError, match=r"give a summary.json of eval.segmentation"):
