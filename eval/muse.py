@@ -114,13 +114,16 @@ def main() -> None:
             return
         summary = describe(benchmark.name, loaded.pictures, len(loaded.dataset), loaded.thresholds, args)
         summary["results"] = results(rows, METRICS)
-        if args.gate_url is not None:
-            chat = EndpointChat(Endpoint(args.gate_url, args.gate_model, pictures=False), args.out / "gate")
-            judged = {protocol: gated_rows(own, chat, args.gate_least) for protocol, own in rows.items()}
-            suffix = f", text gate at {args.gate_least} of {args.gate_model}"
-            summary["results"] += results({protocol: own for protocol, (own, _) in judged.items()}, METRICS, suffix)
-            summary["gate_unreadable"] = {protocol: count for protocol, (_, count) in judged.items()}
         headings = {name: metric.heading for name, metric in METRICS.items()}
+        write_report(args.out, rows, summary, markdown(benchmark.title, summary, headings))
+        if args.gate_url is None:
+            return
+        # what was generated for hours is written already, should the endpoint be gone
+        chat = EndpointChat(Endpoint(args.gate_url, args.gate_model, pictures=False), args.out / "gate")
+        judged = {protocol: gated_rows(own, chat, args.gate_least) for protocol, own in rows.items()}
+        suffix = f", text gate at {args.gate_least} of {args.gate_model}"
+        summary["results"] += results({protocol: own for protocol, (own, _) in judged.items()}, METRICS, suffix)
+        summary["gate_unreadable"] = {protocol: count for protocol, (_, count) in judged.items()}
         write_report(args.out, rows, summary, markdown(benchmark.title, summary, headings))
 
 

@@ -147,6 +147,17 @@ def test_strict_numbers_ask_for_as_many_masks_as_there_are():
     assert found == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_text_gate_that_is_gone_costs_no_answers(monkeypatch, data, tmp_path, chat_server):
+    """MUSE's answers take hours, and an endpoint may refuse after them: what they scored without it is written."""
+    chat_server.replies = [(401, "who are you?")]
+    url = f"http://127.0.0.1:{chat_server.server_port}/v1"
+    gate = ["--gate-url", url, "--gate-model", "small", "--gate-least", "5", "--answers", "forced"]
+    with pytest.raises(DataError, match="401"):
+        evaluate(monkeypatch, "muse", data, tmp_path, *gate)
+    rows, summary = rows_of(tmp_path, "forced"), json.loads((tmp_path / "summary.json").read_text())
+    assert len(rows) == summary["results"][0]["n"] > 0 and "gate_unreadable" not in summary
+
+
 def test_an_invention_is_a_slot_in_grandf(samples):
     sample, question = next((s, q) for s in samples for q in s.questions if len(q.masks) == 1)
     logits = truth_reply(sample, question).logits
