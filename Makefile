@@ -31,7 +31,7 @@ check: lint
 test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations=10
 
-# one after another, each with both sides in turns; on two idle cores. benchmarks.ranks is not among them: it was never run to its end
+# one after another, each with both sides in turns; on two idle cores. benchmarks.ranks is not among them: it takes minutes a turn
 BENCHMARKS := medical_step preference_step preference_memory sft_step segment ensemble mining evaluation growth
 BENCH_OUT := docs/results/bench
 
