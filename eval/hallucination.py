@@ -43,16 +43,24 @@ def answers(loaded: Loaded, ranks: Ranks, args: argparse.Namespace) -> list[dict
     )
 
 
-def probed(loaded: Loaded, ranks: Ranks, negatives: str, args: argparse.Namespace) -> list[dict]:
-    """A row per probe: whether the thing is there, and whether the model says so.
+def drawn_probes(loaded: Loaded, args: argparse.Namespace) -> dict[str, list[Probe]]:
+    """The probes of every kind of negatives.
 
     Raises:
         DataError: no picture has both things that are there and things that are not.
     """
     names = [tuple(own) for own in loaded.dataset.select(range(loaded.pictures))["objects"][:]]
-    asked = probes(names, args.each, negatives, args.seed)
-    if not asked:
-        raise DataError(f"{args.data}: no picture has both things that are there and things that are not")
+    found = {negatives: probes(names, args.each, negatives, args.seed) for negatives in NEGATIVES}
+    if not all(found.values()):
+        raise DataError(
+            f"{args.data}: no picture has both things that are there (objects) and things that are not, so nothing "
+            "can be probed; list what is in the pictures, or score the words alone with eval.segmentation"
+        )
+    return found
+
+
+def probed(loaded: Loaded, ranks: Ranks, asked: list[Probe], negatives: str, args: argparse.Namespace) -> list[dict]:
+    """A row per probe: whether the thing is there, and whether the model says so."""
     pictures = loaded.dataset.select_columns(["image_id"])
 
     def name(probe: Probe) -> str:
@@ -95,8 +103,9 @@ def main() -> None:
     args = options()
     with launched() as ranks:
         loaded = load(args, ranks)
+        drawn = drawn_probes(loaded, args)  # what cannot be probed is refused before hours of answers
         rows = {FREE: answers(loaded, ranks, args)}
-        rows |= {f"pope_{negatives}": probed(loaded, ranks, negatives, args) for negatives in NEGATIVES}
+        rows |= {f"pope_{kind}": probed(loaded, ranks, asked, kind, args) for kind, asked in drawn.items()}
         if ranks.rank > 0:
             return
     summary = describe("hallucination", loaded.pictures, len(loaded.dataset), loaded.thresholds, args)

@@ -102,6 +102,10 @@ COMMITTEE = {  # what two more networks know of the pool; the labels are the sam
     "rn_dpo_winner_peers": paired(choices=PEERS, peers=2, winner_weight=1.0),
     "rn_dpo_winner_peers_light": paired(choices=PEERS, peers=2, preference_weight=0.02),
     "rn_dpo_winner_peers_rare": paired(choices=PEERS, peers=2, winners_per_pair=15),  # a pair takes a label's place
+    # the truth judges where it is known, the committee labels where it is not
+    "pseudo_label_peers_mapo": MAPO(
+        pool_labels="consensus", preference_weight=BESIDE, choices=PEERS | {"judge": "truth"}, peers=2
+    ),
     "dpo_sum_winner_peers": paired(total, DPO_SUM, choices=PEERS, peers=2, winner_weight=1.0),
 }
 JUDGES = {
@@ -123,6 +127,8 @@ NOISE = {
 ON_LABELS = {
     "mapo": MAPO(),
     "mapo_light": MAPO(preference_weight=BESIDE),
+    "mapo_light_rounds": MAPO(preference_weight=BESIDE, rounds=3),
+    "mapo_light_flips": MAPO(preference_weight=BESIDE, choices=ORACLE),  # without dropout among the hypotheses
     "mapo_rounds": MAPO(rounds=3),
     "mapo_rounds_kept": MAPO(rounds=3, keep_reference=True),
     "svls": Arm(supervised=svls),

@@ -111,22 +111,22 @@ def examples_for(
         return truths, [Example(case.picture) for case in pool], {}
     if arm.pool_labels == "truth":
         return truths, [case.example() for case in pool], {}
+    extra, report = [], {}
     if arm.pool_labels == "consensus":
         masks = consensus_masks(arm, model, pool, seed)
-        return truths, [Example(case.picture, own) for case, own in zip(pool, masks, strict=True)], {}
-    if arm.pairs_from == "none" and arm.pool_labels == "none":
-        return truths, [], {}
-    source = labelled if arm.pairs_from == "labelled" else pool
-    found = mined_pairs(arm, model, source, seed)
-    kept = [source[row] for row in found.rows]
-    extra = []
-    if arm.pool_labels == "winners":
-        winners = [Example(case.picture, pair[0]) for case, pair in zip(kept, found.pairs, strict=True)]
-        extra += winners * (1 if arm.pairs_from == "none" else arm.winners_per_pair)
-    if arm.pairs_from != "none":
-        extra += examples_of(list(zip(found.rows, found.pairs, strict=True)), reference, source)
-    # the study knows the pool's truth, training does not
-    return truths, extra, found.summary() | {"judge": asdict(report_on(found, model, source))}
+        extra += [Example(case.picture, own) for case, own in zip(pool, masks, strict=True)]
+    if arm.pairs_from != "none" or arm.pool_labels == "winners":
+        source = labelled if arm.pairs_from == "labelled" else pool
+        found = mined_pairs(arm, model, source, seed)
+        if arm.pool_labels == "winners":
+            kept = [source[row] for row in found.rows]
+            winners = [Example(case.picture, pair[0]) for case, pair in zip(kept, found.pairs, strict=True)]
+            extra += winners * (1 if arm.pairs_from == "none" else arm.winners_per_pair)
+        if arm.pairs_from != "none":
+            extra += examples_of(list(zip(found.rows, found.pairs, strict=True)), reference, source)
+        # the study knows the pool's truth, training does not
+        report = found.summary() | {"judge": asdict(report_on(found, model, source))}
+    return truths, extra, report
 
 
 def mined_pairs(arm: Arm, model: Segmenter, cases: Sequence[Prepared], seed: int) -> MaskMining:

@@ -6,32 +6,64 @@
 adds the preference ensemble, `--controls` the ensemble that keeps the single pass's answers, the one over
 noise-rectangle views, the uniform mean, shifted views alone and flip augmentation. `--calibration-split` finds
 the mask threshold of each arm there; without it they are the configuration's. Writes `rows.jsonl` (a line per
-question) and `summary.json`. About a minute for 1,000 scenes on two cores, ten times that with the ensemble.
+question) and `summary.json`. About a minute for 1,000 scenes on two cores, ten times that with the ensemble. Options
+may stand in a file: `--config eval/evaluations/smol_cut_camvid.yaml`.
 """
 
-import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tqdm.auto import tqdm
 
 from eval.arms import Arms, calibrated_thresholds, configured_thresholds, read_arms
 from eval.metrics import MaskCounts, bootstrap_interval, ciou, giou, match_counts
-from popen.data.safe_io import write_json
+from popen.data.safe_io import DataError, write_json
 from popen.data.schema import Sample, check_unique_ids, load_split
-from popen.errors import one_line_errors
 from popen.lvlm.calibration import truth_drafts
 from popen.lvlm.inference import generate_drafts
 from popen.lvlm.loading import load_model
 from popen.preference.hallucination import Mentions, attribute_errors, chair_i, chair_s, mentions, name_pattern
+from popen.recipe import run
 
 CHUNK = 32  # pictures in memory at a time, with the masks of all arms
 
 
-def main() -> None:
-    args = parse()
+@dataclass
+class SegmentationArguments:
+    """Model, data and the arms to score."""
+
+    model: str = field(metadata={"help": "popen model folder or Hub id."})
+    data: str = field(metadata={"help": "Folder of a data set in popen's schema."})
+    out: str = field(metadata={"help": "Folder for rows.jsonl and summary.json."})
+    split: str = field(default="dev", metadata={"help": "Which split to score."})
+    answers: Literal["free", "forced"] = field(default="free", metadata={"help": "Its own answers or the true ones."})
+    ensemble: int = field(default=0, metadata={"help": "Hypotheses K of the preference ensemble; 0 is a single pass."})
+    controls: bool = field(default=False, metadata={"help": "Also score uniform mean, views and flip augmentation."})
+    calibration_split: str | None = field(
+        default=None, metadata={"help": "Split to find each arm's mask threshold on; never the one that is scored."}
+    )
+    calibration_rows: int = field(default=200, metadata={"help": "At most this many pictures of it."})
+    max_rows: int | None = field(default=None, metadata={"help": "Score the first so many pictures; all by default."})
+    max_new_tokens: int = field(default=96, metadata={"help": "An answer ends after so many tokens."})
+    batch_size: int = field(default=128, metadata={"help": "Questions generated together."})
+    seed: int = field(default=0, metadata={"help": "Of the ensemble's hypotheses."})
+
+    def __post_init__(self):
+        if self.ensemble < 0:
+            raise DataError(f"ensemble {self.ensemble}: give K >= 1 hypotheses, or 0 for a single pass")
+        if self.calibration_split == self.split:
+            raise DataError(
+                f"calibration_split {self.split}: thresholds found on the split that is scored would flatter it"
+            )
+        if self.max_rows is not None and self.max_rows < 1:
+            raise DataError(f"max_rows {self.max_rows}: score at least one picture")
+
+
+def main(args: SegmentationArguments) -> None:
     torch.manual_seed(args.seed)
     model, processor = load_model(args.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -160,33 +192,5 @@ def summarise(rows: list[dict], arm: str) -> dict:
     }
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="popen model folder or Hub id")
-    parser.add_argument("--data", required=True, help="folder of a data set in popen's schema")
-    parser.add_argument("--split", default="dev")
-    parser.add_argument("--out", required=True, help="folder for rows.jsonl and summary.json")
-    parser.add_argument("--answers", choices=("free", "forced"), default="free")
-    parser.add_argument("--ensemble", type=int, default=0, metavar="K", help="hypotheses of the preference ensemble")
-    parser.add_argument("--controls", action="store_true", help="also score uniform mean and flip augmentation")
-    parser.add_argument("--calibration-split", help="split to find each arm's mask threshold on; never the one scored")
-    parser.add_argument("--calibration-rows", type=int, default=200, help="at most this many pictures of it")
-    parser.add_argument("--max-rows", type=int, default=None)
-    parser.add_argument("--max-new-tokens", type=int, default=96)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    if args.ensemble < 0:
-        parser.error(f"--ensemble {args.ensemble}: give K >= 1 hypotheses, or 0 for a single pass")
-    if args.calibration_split == args.split:
-        parser.error(
-            f"--calibration-split {args.split}: thresholds found on the split that is scored would flatter it"
-        )
-    if args.max_rows is not None and args.max_rows < 1:
-        parser.error(f"--max-rows {args.max_rows}: score at least one picture")
-    return args
-
-
 if __name__ == "__main__":
-    with one_line_errors("eval.segmentation"):
-        main()
+    run(main, SegmentationArguments)

@@ -123,6 +123,8 @@ class Sample:
             where = f"{self.image_id}/{question.id}"
             if not question.id.strip() or not question.question.strip():
                 raise DataError(f"{where}: blank id or question; remove it")
+            if SEG in question.question:
+                raise DataError(f"{where}: {SEG} stands in the question and belongs in answers; remove it")
             counts = question.answer.count(SEG), len(question.phrases), len(question.masks)
             if len(set(counts)) != 1:
                 raise DataError(

@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from popen.lvlm.configuration_popen import PopenConfig
+from popen.lvlm.frozen_maps import FrozenMaps
 from popen.lvlm.pixel_backbones import ONE_RESOLUTION, pixel_backbone
 
 
@@ -50,7 +51,7 @@ class PixelEncoder(nn.Module):
                 f"scales={config.scales} does not fit the pixel encoder's {len(channels)} feature maps; "
                 "set scales to their number, or out_features of pixel_config"
             )
-        self.side = config.pixel_size
+        self.side, self.frozen_maps = config.pixel_size, FrozenMaps()
         self.necks = nn.ModuleList(
             Neck(c, config.decoder_dim, double=flat and level > 0) for level, c in enumerate(channels)
         )
@@ -58,9 +59,7 @@ class PixelEncoder(nn.Module):
 
     def forward(self, pictures: torch.Tensor | None, tower_maps: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Pictures (B, 3, S, S), or the vision tower's maps (B, C, h, w) at `layers`, to L maps, coarse first."""
-        maps = (
-            tower_maps if self.backbone is None else tuple(reversed(self.backbone(self._own(pictures)).feature_maps))
-        )
+        maps = tower_maps if self.backbone is None else self._maps(pictures)
         levels = [neck(m) for neck, m in zip(self.necks, maps, strict=True)]
         height, width = levels[0].shape[-2:]
         sizes = [(height << level, width << level) for level in range(len(levels))]
@@ -68,6 +67,23 @@ class PixelEncoder(nn.Module):
             m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear")
             for m, size in zip(levels, sizes, strict=True)
         )
+
+    def train(self, mode: bool = True) -> "PixelEncoder":
+        """As modules do, but an encoder that does not learn drops nothing at random either."""
+        super().train(mode)
+        if self.backbone is not None and not any(own.requires_grad for own in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
+    def _maps(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The maps of an encoder beside the tower, coarse first."""
+
+        def encode(squares: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(reversed(self.backbone(self._own(squares)).feature_maps))
+
+        if self.training and FrozenMaps.serve(self.backbone, pictures):
+            return self.frozen_maps.of(self.backbone, pictures, encode)
+        return encode(pictures)
 
     def _own(self, pictures: torch.Tensor) -> torch.Tensor:
         """The pictures at the encoder's own size and normalisation."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from popen.data.schema import write_dataset
+
 ROOT = Path(__file__).parent.parent.parent
 IN_PROCESS = ("medical_step", "preference_step", "sft_step", "segment", "ensemble", "mining", "evaluation", "growth")
 
@@ -36,6 +38,33 @@ def test_a_benchmark_runs(name, tmp_path, monkeypatch):
     if name == "sft_step":
         ours, theirs = found["figures"][0]["notes"]["cross_entropy"].values()
         assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_remembered_step_has_the_loss_of_the_first(tmp_path, monkeypatch, samples):
+    pytest.importorskip("timm", reason="timm is not installed: pip install popen-seg[clip]")
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from popen.lvlm.smol import build_smol
+    from popen.lvlm.tiny import tiny_tokenizer
+    from popen.lvlm.tiny_vit import TinyVitBackbone, TinyVitConfig
+
+    words = tiny_tokenizer([t for s in samples for q in s.questions for t in (q.question, q.answer)], 340, 0)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words.backend_tokenizer, pad_token="<pad>", eos_token="<|im_end|>", bos_token="<|im_start|>"
+    )
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    for part in build_smol(LlamaForCausalLM(shape), tokenizer, TinyVitBackbone(TinyVitConfig()), 64, 256):
+        part.save_pretrained(tmp_path / "model")
+    write_dataset(samples[:1], tmp_path / "data", "train")
+    found = run(
+        "frozen_pixels", tmp_path, monkeypatch, "--model", str(tmp_path / "model"), "--data", str(tmp_path / "data")
+    )
+    assert [own["what"].split()[0] for own in found["figures"]] == ["supervised", "alignment"]
+    assert all(own["median"] > 0 and math.isfinite(own["notes"]["loss"]) for own in found["figures"])
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -128,6 +128,7 @@ BAD_ROWS = {
     "mask of another size": (changed(masks=[small, small]), r"^a/a/0: mask 0: size \[2, 2\]"),
     "malformed mask": (changed(masks=[{"size": [6, 8], "counts": "1"}] * 2), "^a/a/0: mask 0: RLE counts: sum"),
     "blank question": (changed(question="  "), "^a/a/0: blank"),
+    "mark in a question": (changed(question="Where is it <seg>?"), "^a/a/0: <seg> stands in the question"),
     "blank id": (changed(id=""), "^a/: blank"),
     "same id": (changed(id="a/1"), "^a/a/1: two questions"),
     "id is a number": (changed(id=7), "^a/7: 'id' must be text"),

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from eval import grandf, grefcoco, muse, reasonseg
+from eval import grandf, grefcoco, hallucination, muse, reasonseg, segmentation
 from eval.benchmark import Reply, with_one_mask, with_targets
 from eval.benchmark_report import Metric, numbers
+from eval.segmentation import SegmentationArguments
 from popen.data.safe_io import DataError
 from popen.data.schema import FEATURES, write_dataset
 
@@ -80,6 +82,13 @@ def test_hallucinations_and_probes(monkeypatch, data, samples, tmp_path):
         assert f"| {negatives} | {100 * own['accuracy']:.1f} [" in report
 
 
+def test_pictures_that_cannot_be_probed_are_refused_before_anything_is_asked(monkeypatch, samples, tmp_path):
+    write_dataset([replace(own, objects=()) for own in samples[:2]], tmp_path, "val")
+    monkeypatch.setattr(hallucination, "answers", lambda *_: pytest.fail("answers were generated first"))
+    with pytest.raises(DataError, match=f"^{tmp_path}: no picture has both .* list what is in the pictures"):
+        evaluate(monkeypatch, "hallucination", tmp_path, tmp_path / "out")
+
+
 def test_part_of_a_split_and_the_ensemble_are_labelled(monkeypatch, data, samples, tmp_path):
     options = ("--max-rows", "1", "--answers", "free", "--ensemble", "2")
     summary, report = evaluate(monkeypatch, "reasonseg", data, tmp_path, *options)
@@ -98,9 +107,10 @@ def test_a_picture_that_cannot_be_decoded_ends_the_evaluation(monkeypatch, sampl
     """It is named, and nothing is scored without it."""
     rows = [samples[0].to_row(), {**samples[1].to_row(), "image": {"bytes": b"no picture", "path": None}}]
     datasets.Dataset.from_list(rows, features=FEATURES).save_to_disk(str(tmp_path / "val"))
-    for name in ("reasonseg", "segmentation"):
-        with pytest.raises(DataError, match=f"^{samples[1].image_id}: not a picture"):
-            evaluate(monkeypatch, name, tmp_path, tmp_path / "out", "--split", "val")
+    with pytest.raises(DataError, match=f"^{samples[1].image_id}: not a picture"):
+        evaluate(monkeypatch, "reasonseg", tmp_path, tmp_path / "out", "--split", "val")
+    with pytest.raises(DataError, match=f"^{samples[1].image_id}: not a picture"):
+        segmentation.main(SegmentationArguments(str(MODEL), str(tmp_path), str(tmp_path / "out"), "val"))
     assert not (tmp_path / "out" / "summary.json").exists()
 
 

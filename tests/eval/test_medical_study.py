@@ -145,14 +145,29 @@ def test_arms_start_from_the_same_base_and_leave_it_alone(base):
     assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), base.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("arm", ["pseudo_label", "rn_dpo_winner", "rn_dpo_winner_certainty", "mean_teacher"])
-def test_without_an_oracle_the_pools_truth_changes_nothing(base, arm):
+@pytest.mark.parametrize(
+    "name",
+    ["pseudo_label", "rn_dpo_winner", "rn_dpo_winner_certainty", "mean_teacher", "pseudo_label_peers_mapo"],
+)
+def test_without_an_oracle_the_pools_truth_changes_nothing(base, name):
+    arm = replace(ARMS[name], choices=ARMS[name].choices | {"sampler": "flips"})  # there are no peers here
     pool = cases(5, 50)
     blind = [replace(case, masks=~case.masks) for case in pool]
-    kinds = [examples_for(ARMS[arm], base, base, cases(4), own, seed=0)[1] for own in (pool, blind)]
+    kinds = [examples_for(arm, base, base, cases(4), own, seed=0)[1] for own in (pool, blind)]
+    assert any(own.masks is not None or own.pair is not None for own in kinds[0]) or arm.teacher
     for own, other in zip(*kinds, strict=True):
         assert own.masks is other.masks is None or torch.equal(own.masks, other.masks)
         assert own.pair is other.pair is None or torch.equal(own.pair.chosen, other.pair.chosen)
+
+
+def test_the_pool_is_labelled_by_the_consensus_and_pairs_are_of_labelled_pictures(base):
+    arm = replace(ARMS["pseudo_label_peers_mapo"], choices=ARMS["rn_dpo_winner_oracle"].choices)
+    labelled, pool = cases(4), cases(5, 50)
+    _, extra, report = examples_for(arm, base, base, labelled, pool, seed=0)
+    shown, pairs = [own for own in extra if own.pair is None], [own for own in extra if own.pair is not None]
+    assert [own.picture is case.picture for own, case in zip(shown, pool, strict=True)] == [True] * 5
+    assert pairs and all(any(own.picture is case.picture for case in labelled) for own in pairs)
+    assert report["judge"]["correct_inside"] > 0.5  # the truth judges
 
 
 def test_an_oracles_winner_is_nearer_to_the_truth_and_a_flipped_ones_is_not(base):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,10 @@ from eval import arms, segmentation
 from popen.data.schema import write_dataset
 from popen.lvlm.loading import load_model
 from popen.preference.hallucination import name_pattern
+from popen.recipe import run
+
+ROOT = Path(segmentation.__file__).parent
+EVALUATIONS = sorted((ROOT / "evaluations").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,7 @@ def evaluate(monkeypatch, folders, out, *options):
     model, data = folders
     argv = ["eval.segmentation", "--model", str(model), "--data", str(data), "--out", str(out), *options]
     monkeypatch.setattr(sys, "argv", argv)
-    segmentation.main()
+    run(segmentation.main, segmentation.SegmentationArguments)
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
     return rows, json.loads((out / "summary.json").read_text())
 
@@ -88,7 +93,25 @@ def test_every_arm_has_a_threshold_of_its_own(monkeypatch, folders, tmp_path, sa
 def test_the_scored_split_is_no_calibration_split(monkeypatch, folders, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         evaluate(monkeypatch, folders, tmp_path, "--calibration-split", "dev")
-    assert stop.value.code == 2 and "flatter" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert stop.value.code == 1 and "flatter" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("file", EVALUATIONS, ids=lambda file: file.stem)
+def test_every_shipped_evaluation_runs(monkeypatch, folders, tmp_path, file):
+    """On another model and data set, whose options on the command line win over the file's."""
+    _, summary = evaluate(
+        monkeypatch, folders, tmp_path, "--config", str(file), "--split", "dev", "--max-rows", "1", "--ensemble", "2"
+    )
+    assert summary["pictures"] == 1 and {"single", "ensemble"} == set(summary["arms"])
+
+
+def test_an_unknown_key_of_an_evaluation_is_named(monkeypatch, folders, tmp_path, capsys):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(EVALUATIONS[0].read_text() + "\nensembel: 8\n")
+    with pytest.raises(SystemExit):
+        evaluate(monkeypatch, folders, tmp_path, "--config", str(wrong))
+    assert "ensembel" in capsys.readouterr().err
 
 
 def test_max_rows_limits_the_pictures(monkeypatch, folders, tmp_path, samples):
@@ -150,7 +173,7 @@ def test_ignored_pixels_are_not_scored(monkeypatch, taught, samples):
 def test_a_negative_ensemble_is_refused(monkeypatch, folders, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         evaluate(monkeypatch, folders, tmp_path, "--ensemble", "-1")
-    assert stop.value.code == 2 and "--ensemble -1" in capsys.readouterr().err
+    assert stop.value.code == 1 and "ensemble -1: give K >= 1" in capsys.readouterr().err
 
 
 def test_the_ensemble_may_answer_otherwise_and_its_control_may_not(monkeypatch, folders, tmp_path):

@@ -78,6 +78,22 @@ def test_words_widened_from_gguf_may_be_trained(language, tokenizer, samples, tm
     SegmentationSFTTrainer(again, settings, train_dataset=rows, processor=processor)  # refuses quantised models
 
 
+def test_a_frozen_encoder_sees_each_picture_once_in_training(smol, samples, tmp_path):
+    model, processor, _ = smol
+    model = copy.deepcopy(model)
+    model.freeze_pixels()
+    rows = write_dataset(samples[:2], tmp_path / "data", "train")
+    seen, necks = [], [p.clone() for p in model.pixel_encoder.necks.parameters()]
+    model.pixel_encoder.backbone.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    settings = SFTArguments(
+        output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none", max_steps=4, per_device_train_batch_size=2,
+        save_strategy="no",
+    )  # fmt: skip
+    SegmentationSFTTrainer(model, settings, train_dataset=rows, processor=processor).train()
+    assert seen == [1, 1]
+    assert any(not torch.equal(a, b) for a, b in zip(necks, model.pixel_encoder.necks.parameters(), strict=True))
+
+
 def test_the_chat_is_smollm2s(smol):
     _, processor, _ = smol
     before = processor.tokenizer.decode(processor.prefix_ids)

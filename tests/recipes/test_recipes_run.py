@@ -162,7 +162,7 @@ def test_the_end_can_be_evaluated(chain, monkeypatch):
     out = chain / "eval"
     argv = ["eval.segmentation", "--model", str(chain / "final"), "--data", str(chain / "data"), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", [*argv, "--ensemble", "2", "--controls", "--max-new-tokens", "40"])
-    segmentation.main()
+    segmentation.run(segmentation.main, segmentation.SegmentationArguments)
     summary = json.loads((out / "summary.json").read_text())
     arms = ["single", "ensemble", "ensemble_masks", "uniform", "rectangle_ensemble", "views", "flip"]
     assert list(summary["arms"]) == arms
@@ -181,7 +181,7 @@ def finished(chain, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             argv = ["eval.segmentation", "--model", str(run / name), "--data", str(run / "data"), *more]
             patch.setattr(sys, "argv", [*argv, "--out", str(run / "eval" / name), "--max-new-tokens", "40"])
-            segmentation.main()
+            segmentation.run(segmentation.main, segmentation.SegmentationArguments)
     path = recipe("path")
     path.note_cost(run / "cost.json", 60.0)
     path.note_cost(run / "cost.json", 6.0)  # an interrupted run goes on: its seconds add up
@@ -224,10 +224,13 @@ SHIPPED = {
     "mine_tiny": ("mine", "sft", FEW_ROWS),
     "judge_tiny": ("judge", "sft", ["--max_rows", "3", "--labelled", "1", "--answers", "2", "--least_quality", "0"]),
     "preference_tiny": ("preference", "sft", [*TRAINING, "--preferences", "MINED"]),
-    "align_smol_cut": ("align", "init", TRAINING),
-    "sft_smol_cut": ("sft", "aligned", [*TRAINING, *EAGER]),
-    "mine_smol_cut": ("mine", "sft", FEW_ROWS),
-    "preference_smol_cut": ("preference", "sft", [*TRAINING, "--preferences", "MINED"]),
+    **{f"align_{name}": ("align", "init", [*TRAINING, "--use_cpu", "true"]) for name in ("smol", "smol_cut")},
+    **{f"sft_{name}": ("sft", "aligned", [*TRAINING, *LARGE, *EAGER]) for name in ("smol", "smol_cut")},
+    **{f"mine_{name}": ("mine", "sft", FEW_ROWS) for name in ("smol", "smol_cut")},
+    **{
+        f"preference_{name}": ("preference", "sft", [*TRAINING, *LARGE, "--preferences", "MINED"])
+        for name in ("smol", "smol_cut")
+    },
     **{
         f"sft_{name}_7b": ("sft", "aligned", [*TRAINING, *LARGE, *EAGER, "--rates", "1"]) for name in ("llava", "qwen")
     },

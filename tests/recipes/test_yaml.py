@@ -41,7 +41,7 @@ def parse(name, *argv):
 
 def needed(file):
     """What a YAML leaves to the command line: where the photographs are; and that this machine need have no GPU."""
-    if file.stem.startswith(("sft_", "preference_")) and file.stem.endswith("_7b"):
+    if file.stem.startswith(("align_", "sft_", "preference_")) and file.stem.endswith(("_7b", "_smol")):
         return ("--use_cpu", "true")
     return ("--panoptic", "photographs") if file.stem == "path_coco" else ()
 
@@ -63,6 +63,8 @@ def test_a_shipped_yaml_is_read_whole(file):
     written = yaml.safe_load(file.read_text())
     parsed = parse(recipe_of(file), "--config", file, *needed(file))
     for key, value in written.items():
+        if f"--{key}" in needed(file):
+            continue
         owner = next(part for part in parsed if key in {f.name for f in fields(part)})
         found = getattr(owner, key)
         found = getattr(found, "value", found)
