@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from trl import TrlParser
 
 from eval import arms, segmentation
 from popen.data.schema import write_dataset
@@ -98,11 +99,16 @@ def test_the_scored_split_is_no_calibration_split(monkeypatch, folders, tmp_path
 
 
 @pytest.mark.parametrize("file", EVALUATIONS, ids=lambda file: file.stem)
-def test_every_shipped_evaluation_runs(monkeypatch, folders, tmp_path, file):
-    """On another model and data set, whose options on the command line win over the file's."""
-    _, summary = evaluate(
-        monkeypatch, folders, tmp_path, "--config", str(file), "--split", "dev", "--max-rows", "1", "--ensemble", "2"
-    )
+def test_every_shipped_evaluation_is_read(file):
+    (read,) = TrlParser([segmentation.SegmentationArguments]).parse_args_and_config(["--config", str(file)])
+    run_folder = Path(read.out).parent
+    assert read.model == str(run_folder / "final") and read.ensemble == 8
+    assert read.out == str(run_folder / f"eval_{Path(read.data).name}") and file.stem.endswith(Path(read.data).name)
+
+
+def test_an_evaluation_in_a_file_runs_and_the_command_line_wins(monkeypatch, folders, tmp_path):
+    options = ("--config", str(EVALUATIONS[0]), "--split", "dev", "--max-rows", "1", "--ensemble", "2")
+    _, summary = evaluate(monkeypatch, folders, tmp_path, *options)
     assert summary["pictures"] == 1 and {"single", "ensemble"} == set(summary["arms"])
 
 
