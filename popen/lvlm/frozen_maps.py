@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 KEPT_BYTES = 2**30  # of maps; 300 KB a picture of 128 pixels with TinyViT
 
@@ -31,9 +32,14 @@ class FrozenMaps:
 
     @staticmethod
     def serve(encoder: nn.Module, pictures: torch.Tensor) -> bool:
-        """Whether they may: nothing of the encoder learns or is random, on a processor, where it takes long."""
-        learns = pictures.requires_grad or any(own.requires_grad for own in encoder.parameters())
-        return not (learns or encoder.training) and pictures.device.type == "cpu"
+        """Whether they may: nothing of the encoder learns or is random, on a processor, where it takes long.
+
+        Tensors without values, by which `popen plan` follows a step, are no pictures.
+        """
+        involved = [pictures, *encoder.parameters()]
+        learns = encoder.training or any(own.requires_grad for own in involved)
+        valued = not any(isinstance(own, FakeTensor) for own in involved)
+        return valued and not learns and pictures.device.type == "cpu"
 
     def of(
         self, encoder: nn.Module, pictures: torch.Tensor, encode: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]

@@ -92,3 +92,10 @@ def test_they_serve_frozen_encoders_alone(encoder, pictures):
     assert not FrozenMaps.serve(encoder.eval(), pictures.clone().requires_grad_())
     encoder.deep.requires_grad_(True)
     assert not FrozenMaps.serve(encoder, pictures)
+
+
+def test_tensors_without_values_are_no_pictures(encoder, pictures):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert not FrozenMaps.serve(encoder, mode.from_tensor(pictures))
