@@ -2,7 +2,8 @@
 
     python -m benchmarks.ranks --out docs/results/bench/ranks.json --jobs evaluation mining
 
-Start-up (imports, loading, joining the processes) counts: on few pictures it is most of the time.
+Start-up (imports, loading, joining the processes) counts: on few pictures it is most of the time. Each process has one
+core: alone it would take all of them, whatever the number of threads it is told.
 """
 
 import hashlib
@@ -51,14 +52,19 @@ JOBS = {"evaluation": evaluation, "mining": mining}
 WRITTEN = {"evaluation": "rows_*.jsonl", "mining": "*/*.arrow"}
 
 
-def started(command: list[str]) -> None:
-    """Runs a command in this project with one thread a process.
+def started(command: list[str], cores: int) -> None:
+    """Runs a command in this project with one thread a process, on so many cores.
 
     Raises:
         DataError: it failed; with its last line.
     """
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, env=os.environ | ONE_THREAD | path, capture_output=True, text=True, check=False)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:cores])  # what is started inherits it
+    try:
+        done = subprocess.run(command, env=os.environ | ONE_THREAD | path, capture_output=True, text=True, check=False)
+    finally:
+        os.sched_setaffinity(0, before)
     if done.returncode:
         raise DataError(f"{' '.join(command[1:6])} …: ended with {done.returncode}: {done.stderr.strip()[-300:]}")
 
@@ -79,7 +85,7 @@ def turn(job: Callable, processes: int, data: str, root: Path, numbers) -> Calla
     """Runs a job into a folder of its own."""
 
     def run() -> None:
-        started(job(processes, data, root / f"{job.__name__}-{processes}-{next(numbers)}"))
+        started(job(processes, data, root / f"{job.__name__}-{processes}-{next(numbers)}"), processes)
 
     return run
 
@@ -87,8 +93,11 @@ def turn(job: Callable, processes: int, data: str, root: Path, numbers) -> Calla
 def main() -> None:
     made = parser(__doc__, turns=2)
     made.add_argument("--jobs", nargs="+", choices=JOBS, default=["evaluation"])
+    made.add_argument("--pictures", type=int, default=192)
     args = made.parse_args()
-    pictures = 8 if args.toy else 192
+    if not hasattr(os, "sched_setaffinity"):
+        raise DataError("one core for each process: this system cannot give a process a core; run it on Linux")
+    pictures = 8 if args.toy else args.pictures
     figures = []
     with TemporaryDirectory() as folder:
         root, data = Path(folder), f"{folder}/data"
