@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 KEPT_BYTES = 2**30  # of maps; 300 KB a picture of 128 pixels with TinyViT
 
@@ -34,12 +33,13 @@ class FrozenMaps:
     def serve(encoder: nn.Module, pictures: torch.Tensor) -> bool:
         """Whether they may: nothing of the encoder learns or is random, on a processor, where it takes long.
 
-        Tensors without values, by which `popen plan` follows a step, are no pictures.
+        Never where weights are not whole plain tensors: ranks that share them (ZeRO-3, FSDP) gather them in the
+        encoder's forward pass, and one that skips it leaves the others waiting; `popen plan` has none at all.
         """
-        involved = [pictures, *encoder.parameters()]
-        learns = encoder.training or any(own.requires_grad for own in involved)
-        valued = not any(isinstance(own, FakeTensor) for own in involved)
-        return valued and not learns and pictures.device.type == "cpu"
+        weights = list(encoder.parameters())
+        learns = encoder.training or any(own.requires_grad for own in (pictures, *weights))
+        plain = all(type(own.data) is torch.Tensor and not hasattr(own, "ds_id") for own in (pictures, *weights))
+        return plain and not learns and pictures.device.type == "cpu"
 
     def of(
         self, encoder: nn.Module, pictures: torch.Tensor, encode: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]

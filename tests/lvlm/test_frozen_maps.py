@@ -99,3 +99,9 @@ def test_tensors_without_values_are_no_pictures(encoder, pictures):
 
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert not FrozenMaps.serve(encoder, mode.from_tensor(pictures))
+
+
+def test_weights_that_ranks_share_are_gathered_by_all(encoder, pictures):
+    """As DeepSpeed marks them under ZeRO-3: a rank that skips the encoder would leave the others waiting."""
+    encoder.deep.weight.ds_id = 0
+    assert not FrozenMaps.serve(encoder, pictures)
