@@ -18,6 +18,7 @@ FLIPS = {"sampler": "flips", "judge": "agreement", "consensus": True}
 PEERS = FLIPS | {"sampler": "checkpoints_and_flips"}
 MIXED = FLIPS | {"sampler": "dropout_and_flips"}
 DROPOUT = {"sampler": "dropout", "judge": "truth"}
+BAND = 3.0  # pixels of the network's grid to either side of a boundary that count as uncertain
 WHOLE = partial(cross_entropy_dice)  # the usual loss on labels
 
 
@@ -133,8 +134,8 @@ ON_LABELS = {
     "mapo_rounds_kept": MAPO(rounds=3, keep_reference=True),
     "svls": Arm(supervised=svls),
     "geols": Arm(supervised=geols),
-    "fuzzy": Arm(supervised=partial(fuzzy, band=2.0)),
-    "intuitionistic": Arm(supervised=partial(intuitionistic, band=2.0)),
-    "pareto": Arm(supervised=partial(pareto_guided, band=2.0)),
+    "fuzzy": Arm(supervised=partial(fuzzy, band=BAND)),
+    "intuitionistic": Arm(supervised=partial(intuitionistic, band=BAND)),
+    "pareto": Arm(supervised=partial(pareto_guided, band=BAND)),
 }
 ARMS = BASELINES | OBJECTIVES | ROUNDS | COMMITTEE | JUDGES | NOISE | ON_LABELS

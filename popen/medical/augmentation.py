@@ -14,7 +14,7 @@ GAIN, OFFSET = 0.2, 0.2  # of intensities that have a spread of about 1
 def augmented(picture: torch.Tensor, masks: torch.Tensor, *maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """A picture (C, *spatial) moved and recoloured, with its bool masks (K, *spatial) and float maps moved along.
 
-    What comes in from outside repeats the edge; distances keep their millimetres through the zoom. Preference pairs
+    What comes in from outside repeats the edge; distances are those before the zoom. Preference pairs
     are not moved: the reference's logits are those of the flipped views alone.
     """
     grid = F.affine_grid(random_affine(picture.dim() - 1)[None], [1, 1, *picture.shape[1:]], align_corners=False)

@@ -30,10 +30,15 @@ class Prepared:
     further: tuple[torch.Tensor, ...] = ()
 
     def example(self, pair: MaskPair | None = None, distance: bool = False, geodesic: bool = False) -> Example:
-        """What a trainer sees, with the maps that its loss asks for."""
+        """What a trainer sees, with the maps that its loss asks for.
+
+        Distances are in pixels of the network's own grid, steps of its finest axis: a picture of a thousand pixels
+        that is resized to a hundred has no boundary that is known to a tenth of those.
+        """
         maps: dict[str, torch.Tensor] = {}
         if self.masks is not None and distance:
-            maps["distance"] = torch.from_numpy(signed_distance(self.masks.numpy(), self.spacing)).float()
+            steps = [step / min(self.spacing) for step in self.spacing]
+            maps["distance"] = torch.from_numpy(signed_distance(self.masks.numpy(), steps)).float()
         if self.masks is not None and geodesic:
             one_hot = len(self.masks) > 1 and bool((self.masks.sum(0) == 1).all())
             membership = one_hot_geodesic_membership if one_hot else geodesic_membership

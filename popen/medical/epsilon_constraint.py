@@ -17,7 +17,7 @@ class EpsilonConstraint:
     again. Processes that train together have one λ, from the mean of their L_I.
 
     Args:
-        band: mm to either side of a boundary that count as uncertain. limit: ε >= 0 of L_I, in nats.
+        band: pixels to either side of a boundary that count as uncertain. limit: ε >= 0 of L_I, in nats.
         rate: η > 0. multiplier: λ >= 0 to begin with; 1 is the plain sum.
     Raises:
         ValueError: a limit or multiplier below 0, or a rate that is not above 0.

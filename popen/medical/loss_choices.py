@@ -1,5 +1,6 @@
 """The losses on labels and on pairs that a recipe can name, in the shape that `MedicalTrainer` takes."""
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -17,7 +18,15 @@ from popen.medical.supervised import (
     svls,
 )
 from popen.objectives.preference import conservative_loss, ipo_loss, robust_loss, sigmoid_loss
-from popen.objectives.region_pairs import RegionObjective, class_mean, image_mean, region_dpo, region_mean, total
+from popen.objectives.region_pairs import (
+    RegionObjective,
+    class_mean,
+    image_mean,
+    power,
+    region_dpo,
+    region_mean,
+    total,
+)
 
 
 @dataclass
@@ -27,21 +36,28 @@ class LossArguments:
     supervised: Literal[
         "cross_entropy_dice", "svls", "geols", "fuzzy", "intuitionistic", "pareto", "epsilon_constraint"
     ] = field(default="cross_entropy_dice", metadata={"help": "The loss on labels."})
-    band: float = field(default=2.0, metadata={"help": "mm to either side of a boundary that count as uncertain."})
+    band: float = field(
+        default=3.0, metadata={"help": "Pixels to either side of a boundary that count as uncertain, 1.5 at least."}
+    )
     interior_limit: float = field(
         default=0.05, metadata={"help": "ε of epsilon_constraint: what the interior may cost, in nats."}
     )
     multiplier_rate: float = field(
         default=0.1, metadata={"help": "η of epsilon_constraint; its λ starts at 1, and anew where training resumes."}
     )
-    margin: Literal["region_mean", "sum", "image_mean", "class_mean"] = field(
+    margin: Literal["region_mean", "sum", "image_mean", "class_mean", "power"] = field(
         default="region_mean", metadata={"help": "How the margin is normalised; region_mean is RN-DPO."}
+    )
+    alpha: float = field(
+        default=0.5, metadata={"help": "α of power, the sum over |R|^α: 0 is the sum, 1 the mean over R."}
     )
     loss: Literal["sigmoid", "ipo", "cdpo", "rdpo"] = field(default="sigmoid", metadata={"help": "On the margin."})
     beta: float = field(default=1.0, metadata={"help": "β of the margin."})
     label_smoothing: float = field(default=0.1, metadata={"help": "ε of cdpo and rdpo."})
 
     def __post_init__(self):
+        if not 1.5 <= self.band < math.inf:  # the pixels next to a boundary are 1 away from the other side
+            raise DataError(f"band = {self.band}: narrower than 1.5 pixels it leaves every label hard; give more")
         if self.interior_limit < 0 or self.multiplier_rate <= 0:
             raise DataError(
                 f"interior_limit = {self.interior_limit}, multiplier_rate = {self.multiplier_rate}: the limit cannot "
@@ -68,7 +84,10 @@ def supervised_of(args: LossArguments, activation: Activation) -> SupervisedLoss
 
 def objective_of(args: LossArguments) -> RegionObjective:
     """The loss on a margin between masks."""
-    margins = {"region_mean": region_mean, "sum": total, "image_mean": image_mean, "class_mean": class_mean}
+    margins = {
+        "region_mean": region_mean, "sum": total, "image_mean": image_mean, "class_mean": class_mean,
+        "power": partial(power, alpha=args.alpha),
+    }  # fmt: skip
     losses = {"sigmoid": sigmoid_loss, "ipo": ipo_loss, "cdpo": conservative_loss, "rdpo": robust_loss}
     smoothing = {"label_smoothing": args.label_smoothing} if args.loss in ("cdpo", "rdpo") else {}
     loss = partial(losses[args.loss], beta=args.beta, **smoothing)

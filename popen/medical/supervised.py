@@ -1,7 +1,7 @@
 """Supervised losses of a segmenter: functions of `Labelled`, to hand to `MedicalTrainer`.
 
     partial(cross_entropy_dice, activation="sigmoid")
-    partial(pareto_guided, activation="softmax", band=2.0, warmup=0.5)
+    partial(pareto_guided, activation="softmax", band=3.0, warmup=0.5)
 
 Each gives named parts whose sum is the loss. Masks are independent regions (sigmoid) or one-hot classes (softmax).
 """
@@ -39,9 +39,9 @@ class Labelled:
     """What a supervised loss sees of N pictures.
 
     `levels` are the logits (N, K, *spatial) of every level of deep supervision, the full resolution first; `masks`
-    bool (N, K, *spatial); `distance` the signed distance to each mask's boundary in mm, positive inside, and
-    `geodesic` the membership of `popen.medical.boundary`, both float, shaped as the masks, or None where a loss does
-    not ask for them; `progress` the share of the training that is done, 0..1.
+    bool (N, K, *spatial); `distance` the signed distance to each mask's boundary in pixels, positive inside,
+    and `geodesic` the membership of `popen.medical.boundary`, both float, shaped as the masks, or None where a loss
+    does not ask for them; `progress` the share of the training that is done, 0..1.
     """
 
     levels: tuple[torch.Tensor, ...]
@@ -96,7 +96,7 @@ def geols(labelled: Labelled, activation: Activation, alpha: float = 0.1) -> Par
 
 
 def fuzzy(labelled: Labelled, activation: Activation, band: float) -> Parts:
-    """The same against labels that are smooth within `band` mm of the boundary."""
+    """The same against labels that are smooth within `band` pixels of the boundary."""
     return _on_levels(labelled, _membership(labelled, activation, band), None, activation)
 
 
@@ -127,7 +127,7 @@ def pareto_guided(
 def interior_boundary(
     labelled: Labelled, activation: Activation, band: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cross-entropies against fuzzy labels inside and within `band` mm of the boundary, each the mean over its own
+    """Cross-entropies against fuzzy labels inside and within `band` pixels of the boundary, each the mean over its own
     pixels, 0 where there is none; and Dice over both."""
     logits = labelled.levels[0]
     targets = _membership(labelled, activation, band)

@@ -1,8 +1,9 @@
 """Labels that admit doubt near a boundary, and a curriculum that starts away from it.
 
-Distances are signed, in mm, positive inside (`popen.medical.boundary.signed_distance`), ±inf where a mask is full or
-empty. What Pareto-guided optimisation (Zhang et al. 2026) describes in words is reconstructed here: its equations are
-unknown. Two published label smoothings stand beside it as controls. The Pareto step is in `popen.objectives.pareto`.
+Distances are signed, in pixels or mm, positive inside (`popen.medical.boundary.signed_distance`), ±inf where a mask is
+full or empty. What Pareto-guided optimisation (Zhang et al. 2026) describes in words is reconstructed here: its
+equations are unknown. Two published label smoothings stand beside it as controls. The Pareto step is in
+`popen.objectives.pareto`.
 """
 
 import itertools
@@ -26,8 +27,8 @@ def fuzzy_labels(distance: torch.Tensor, band: float) -> torch.Tensor:
     The ramp meets 0 and 1 at the band's edges with slope 0; a sigmoid would jump there.
 
     Args:
-        distance: d in mm, float, any shape.
-        band: δ > 0 in mm, half the width of the band.
+        distance: d in pixels or mm, float, any shape.
+        band: δ > 0 in the same unit, half the width of the band.
     Returns:
         μ in 0..1, shaped as the distance.
     Raises:

@@ -14,6 +14,7 @@ from popen.medical.calibration import calibrate_threshold
 from popen.medical.cohort import Prepared, prepare, windows
 from popen.medical.segmenter import Segmenter, SegmenterConfig
 from popen.medical.transforms import Preprocessing
+from popen.objectives.uncertainty import fuzzy_labels
 
 MEAN, STD = np.arange(30).mean(), np.arange(30).std()  # of the picture below, which is normalised
 
@@ -73,6 +74,19 @@ def test_examples_have_the_maps_that_are_asked_for():
     assert own.example().distance is None
     both = own.example(distance=True, geodesic=True)
     assert torch.equal(both.distance > 0, own.masks) and both.geodesic.shape == own.masks.shape
+
+
+def test_distances_are_in_pixels_of_the_network():
+    """A picture of 40 × 40 of its own pixels as 8 × 8: the band of 3 holds rows that are 1, 2 and 3 of the 8 away."""
+    large = np.zeros((1, 40, 40), bool)
+    large[:, 20:] = True
+    own = Case("large", "large", large.astype(np.float32), large, (1.0, 1.0))
+    found = prepare([Reference(own)], Preprocessing((8, 8), fit="resize"), (8, 8), labelled=True)[0]
+    assert found.spacing == (5.0, 5.0)
+    depth = found.example(distance=True).distance[0, :, 0]
+    assert depth.tolist() == [-4, -3, -2, -1, 1, 2, 3, 4]
+    soft = fuzzy_labels(depth, 3.0)
+    assert ((soft > 0) & (soft < 1)).tolist() == [False, False, True, True, True, True, False, False]
 
 
 class Shifted(torch.nn.Module):

@@ -41,10 +41,11 @@ def test_an_epsilon_constraint_goes_on_and_another_starts_anew():
 
 
 @pytest.mark.parametrize(
-    ("margin", "value"), [("sum", 3.0), ("image_mean", 3 / 12), ("region_mean", 1.0), ("class_mean", 1.0)]
+    ("margin", "value"),
+    [("sum", 3.0), ("image_mean", 3 / 12), ("region_mean", 1.0), ("class_mean", 1.0), ("power", 3**0.5)],
 )
 def test_margins_by_hand(margin, value):
-    """1 − 2 + 4 over the sum, 12 pixels, 3 of R, the one class."""
+    """1 − 2 + 4 over the sum, 12 pixels, 3 of R, the one class, √3."""
     found = objective_of(LossArguments(margin=margin))(PAIRS)
     assert (found.chosen - found.rejected).item() == pytest.approx(value)
 
@@ -61,6 +62,12 @@ def test_margins_by_hand(margin, value):
 def test_losses_on_the_margin(loss, function, kwargs):
     found = objective_of(LossArguments(loss=loss, beta=0.5, label_smoothing=0.2))(PAIRS)
     torch.testing.assert_close(found.losses, function(torch.ones(1), beta=0.5, **kwargs))
+
+
+@pytest.mark.parametrize("band", [1.0, float("nan"), float("inf")])
+def test_a_band_without_a_pixel_is_refused(band):
+    with pytest.raises(DataError, match=f"band = {band}: narrower than 1.5 pixels it leaves every label hard"):
+        LossArguments(band=band)
 
 
 @pytest.mark.parametrize("wrong", [{"interior_limit": -0.1}, {"multiplier_rate": 0.0}])
