@@ -213,24 +213,54 @@ def residual_encoder_unet(
     """
     from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 
-    if strides is not None and len(strides) == len(features_per_stage):
+    depths = n_blocks_per_stage, n_conv_per_stage_decoder
+    return _nnunet(ResidualEncoderUNet, config, features_per_stage, strides, kernel_sizes, depths, deep_supervision)
+
+
+def plain_conv_unet(
+    config: SegmenterConfig,
+    features_per_stage: Sequence[int] = CHANNELS,
+    strides: Sequence | None = None,
+    kernel_sizes: int | Sequence = 3,
+    n_conv_per_stage: int | Sequence[int] = 2,
+    n_conv_per_stage_decoder: int | Sequence[int] = 2,
+    deep_supervision: bool = False,
+) -> nn.Module:
+    """nnU-Net's U-Net of plain convolutions (Isensee et al. 2021), otherwise as `residual_encoder_unet`."""
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+    depths = n_conv_per_stage, n_conv_per_stage_decoder
+    return _nnunet(PlainConvUNet, config, features_per_stage, strides, kernel_sizes, depths, deep_supervision)
+
+
+def _nnunet(
+    kind: type[nn.Module],
+    config: SegmenterConfig,
+    features: Sequence[int],
+    strides: Sequence | None,
+    kernel_sizes: int | Sequence,
+    depths: tuple,
+    deep_supervision: bool,
+) -> nn.Module:
+    """Both networks of nnU-Net have the same arguments; `depths` are those of encoder and decoder."""
+    if strides is not None and len(strides) == len(features):
         if strides[0] not in (1, (1,) * config.spatial_dims):
-            raise DataError(f"network residual_encoder_unet: strides {strides} must begin with 1, the full resolution")
+            raise DataError(f"network {config.network}: strides {strides} must begin with 1, the full resolution")
         strides = strides[1:]
-    between = _strides(config, features_per_stage, strides)
+    between = _strides(config, features, strides)
     divisor = _divisor(config, between, least=2)
     three = config.spatial_dims == 3
     dropout = (nn.Dropout3d if three else nn.Dropout2d) if config.dropout else None
-    network = ResidualEncoderUNet(
+    network = kind(
         config.in_channels,
-        len(features_per_stage),
-        list(features_per_stage),
+        len(features),
+        list(features),
         nn.Conv3d if three else nn.Conv2d,
         kernel_sizes,
         [(1,) * config.spatial_dims, *between],
-        n_blocks_per_stage,
+        depths[0],
         len(config.regions),
-        n_conv_per_stage_decoder,
+        depths[1],
         conv_bias=True,
         norm_op=nn.InstanceNorm3d if three else nn.InstanceNorm2d,
         norm_op_kwargs={"eps": 1e-5, "affine": True},
@@ -306,6 +336,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "unetr": unetr,
     "swin_unetr": swin_unetr,
     "residual_encoder_unet": residual_encoder_unet,
+    "plain_conv_unet": plain_conv_unet,
     "smp_unet": smp_unet,
     "transattunet": transattunet,
 }

@@ -11,6 +11,7 @@ OPTIONS = {
     "unetr": {"feature_size": 5, "hidden_size": 22, "mlp_dim": 24, "num_heads": 2},
     "swin_unetr": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)},
     "residual_encoder_unet": {"features_per_stage": (5, 9, 13), "n_blocks_per_stage": 1},
+    "plain_conv_unet": {"features_per_stage": (5, 9, 13), "n_conv_per_stage": 1, "n_conv_per_stage_decoder": 1},
     "smp_unet": {"encoder_name": "timm-mobilenetv3_small_minimal_100", "decoder_channels": (9, 9, 7, 7, 5)},
     "transattunet": {"channels": (5, 9, 12)},
 }

@@ -52,8 +52,9 @@ def test_dropout_stands_at_the_rate_of_the_configuration(name, dims, tiny_config
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_deep_supervision_gives_every_decoder_stage_with_the_full_resolution_first(dims, tiny_config):
-    config = tiny_config("residual_encoder_unet", dims, options={"deep_supervision": True})
+@pytest.mark.parametrize("name", ["residual_encoder_unet", "plain_conv_unet"])
+def test_deep_supervision_gives_every_decoder_stage_with_the_full_resolution_first(name, dims, tiny_config):
+    config = tiny_config(name, dims, options={"deep_supervision": True})
     network = build_network(config)
     levels = network(torch.randn(2, 3, *config.patch_size))
     side = config.patch_size[0]
@@ -87,7 +88,7 @@ def test_an_option_changes_the_network(tiny_config):
 
 def test_defaults_are_small_enough_for_a_cpu(tiny_config):
     sizes = {}
-    for name in ("unet", "attention_unet", "segresnet", "residual_encoder_unet", "transattunet"):
+    for name in ("unet", "attention_unet", "segresnet", "residual_encoder_unet", "plain_conv_unet", "transattunet"):
         config = tiny_config(name, patch_size=(64, 64))
         config.options.clear()
         sizes[name] = sum(p.numel() for p in build_network(config).parameters())
