@@ -136,21 +136,29 @@ def _decompress(counts: str | bytes) -> np.ndarray:
         data = counts.encode("ascii") if isinstance(counts, str) else counts
     except UnicodeEncodeError:
         raise ValueError("RLE counts: characters that are not ascii") from None
-    codes = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - 48
+    codes = np.frombuffer(data, dtype=np.uint8) - np.uint8(48)  # what is below wraps around to more than 63
     if codes.size == 0:
-        return codes
-    if codes.min() < 0 or codes.max() > 63:
+        return codes.astype(np.int64)
+    if codes.max() > 63:
         raise ValueError("RLE counts: characters outside '0'..'o'")
-    last = np.flatnonzero((codes & 0x20) == 0)  # the character that ends each number
-    if last.size == 0 or last[-1] != codes.size - 1:
+    more = codes >= 0x20  # another character of the same number follows
+    if more[-1]:
         raise ValueError("RLE counts: truncated in the middle of a number")
+    last = np.flatnonzero(~more)
     start = np.concatenate([[0], last[:-1] + 1])
-    length = last - start + 1
-    if length.max() > LONGEST_GROUP:
+    if (last - start).max() >= LONGEST_GROUP:
         raise ValueError(f"RLE counts: a number of more than {LONGEST_GROUP} characters")
-    shift = 5 * (np.arange(codes.size) - np.repeat(start, length))
-    runs = np.add.reduceat((codes & 0x1F) << shift, start)
-    runs -= np.where(codes[last] & 0x10, np.int64(1) << (5 * length), 0)  # two's complement of 5 * length bits
+    runs = np.zeros(len(last), np.int64)
+    rows, place = slice(None), start  # numbers that have a k-th character, and where it stands
+    for k in range(LONGEST_GROUP):
+        code = codes[place]
+        bits = (code & 0x1F).astype(np.int32)
+        bits -= (code & 0x30 == 0x10) * np.int32(32)  # two's complement: the highest bit of the last character
+        runs[rows] += bits << 5 * k
+        longer = code >= 0x20
+        rows, place = (np.flatnonzero(longer) if k == 0 else rows[longer]), place[longer] + 1
+        if not len(place):
+            break
     runs[1::2] = np.cumsum(runs[1::2])  # undo the differences; the first run stands alone
     runs[2::2] = np.cumsum(runs[2::2])
     return runs
