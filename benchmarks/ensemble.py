@@ -23,10 +23,10 @@ HYPOTHESES, VIEWS = 8, 4
 
 
 @torch.no_grad()
-def over_views(model, processor, images, questions) -> list[Answer]:
+def over_views(model, processor, images, questions, count: int) -> list[Answer]:
     """The preference ensemble over noise-rectangle views: POPEN's own."""
     drafts = generate_drafts(model, processor, images, questions)
-    views = [[noise_rectangle(k, 0.08, 0.15, 0.5) for k in range(VIEWS)] for _ in drafts]
+    views = [[noise_rectangle(k, 0.08, 0.15, 0.5) for k in range(count)] for _ in drafts]
     hypotheses = view_hypotheses(model, processor, images, questions, drafts, views)
     scores = hypothesis_scores(model, drafts, hypotheses)
     drafts = attended_drafts(drafts, hypotheses, scores, model.config.ensemble_sharpness)
@@ -47,7 +47,7 @@ def main() -> None:
         ways = {
             "one pass": lambda i=images, q=questions: model.segment(i, q, processor),
             hypotheses: lambda i=images, q=questions: model.segment(i, q, processor, ensemble=HYPOTHESES),
-            views: lambda i=images, q=questions: over_views(model, processor, i, q),
+            views: lambda i=images, q=questions: over_views(model, processor, i, q, VIEWS),
         }
         taken = take_turns(ways, args.turns, f"ensemble, {count} questions")
         gpu = torch.cuda.is_available()

@@ -1,10 +1,11 @@
-"""How time and memory grow with images, questions about an image, targets, tokens of the prompt, and K.
+"""How time and memory grow with images, questions about an image, targets, tokens of the prompt, K and views.
 
     python -m benchmarks.growth --out docs/results/bench/growth.json
 
-A supervised forward and backward pass for the first four, the ensemble of K hypotheses of one question for K. Memory
-is what the forward pass keeps for the backward pass, weights among it; the ensemble keeps none. An exponent of 1 is
-linear, below it a constant cost is shared. Writes a chart per axis beside the JSON.
+A supervised forward and backward pass for the first four, whose memory is what the forward pass keeps for the
+backward pass, weights among it; the ensemble of K hypotheses and that over views of the image, of one question each,
+whose memory is the most that they hold at once, without the weights. An exponent of 1 is linear, below it a constant
+cost is shared. Writes a chart per axis beside the JSON.
 """
 
 import math
@@ -13,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from benchmarks.ensemble import over_views
 from benchmarks.figures import parser, report
-from benchmarks.rates import kept_bytes
+from benchmarks.rates import allocated_peak, kept_bytes
 from benchmarks.sft_step import LOOKING
 from benchmarks.shapes import Shape, device, picture, question, sample, scripted, speaking_shape_here
 from benchmarks.turns import take_turns
@@ -29,16 +31,17 @@ AXES = {
     "targets per answer": (1, 2, 4, 8),
     "prompt tokens": (64, 128, 256, 512),
     "K": (1, 2, 4, 8),
+    "views": (1, 2, 4, 8),
 }
 TOY_AXES = {name: values[:2] for name, values in AXES.items()}
 
 
 @dataclass(frozen=True)
 class Work:
-    """One point of an axis: what is done, and its forward pass alone where it keeps anything."""
+    """One point of an axis: what is done, and what it takes in bytes."""
 
     run: Callable[[], object]
-    forward: Callable[[], object] | None = None
+    memory: Callable[[], int]
 
 
 def exponent(xs: list[float], ys: list[float]) -> float:
@@ -66,14 +69,21 @@ def training(model, processor, shape: Shape, images: int = 1, questions: int = 1
         model(**inputs).loss.backward()
         model.zero_grad()
 
-    return Work(run, lambda: model(**inputs))
+    return Work(run, lambda: kept_bytes(lambda: model(**inputs)))
 
 
 def work(axis: str, value: int, model, processor, shape: Shape) -> Work:
     """What is done at one point of an axis."""
-    if axis == "K":
-        asked = [question(processor, shape, 0)]
-        return Work(lambda: model.segment([picture(0)], asked, processor, ensemble=value))
+    if axis in ("K", "views"):
+        asked = [picture(0)], [question(processor, shape, 0)]
+
+        def answer() -> None:
+            if axis == "K":
+                model.segment(*asked, processor, ensemble=value)
+            else:
+                over_views(model, processor, *asked, value)
+
+        return Work(answer, lambda: allocated_peak(answer))
     if axis == "prompt tokens":
         return training(model, processor, replace(shape, prompt=value))
     return training(model, processor, shape, **{axis.split()[0]: value})
@@ -90,21 +100,21 @@ def main() -> None:
         taken = take_turns({str(value): own.run for value, own in points.items()}, args.turns, axis)
         seconds = [median(own.wall for own in taken[str(value)]) for value in values]
         cpu = [median(own.cpu for own in taken[str(value)]) for value in values]
-        kept = [kept_bytes(own.forward) for own in points.values() if own.forward is not None]
-        found[axis] = {"values": values, "seconds": seconds, "cpu_seconds": cpu, "kept_bytes": kept or None}
-        found[axis]["exponents"] = {"time": exponent(values, seconds), "processor time": exponent(values, cpu)}
-        lines = {"time": list(zip(values, [s / seconds[0] for s in seconds], strict=True))}
-        if kept:
-            found[axis]["exponents"]["memory"] = exponent(values, kept)
-            lines["memory"] = list(zip(values, [b / kept[0] for b in kept], strict=True))
+        taken_bytes = [own.memory() for own in points.values()]
+        measured = {"time": seconds, "processor time": cpu, "memory": taken_bytes}
+        found[axis] = {"values": values, "seconds": seconds, "cpu_seconds": cpu, "bytes": taken_bytes}
+        found[axis]["exponents"] = {name: exponent(values, own) for name, own in measured.items()}
+        lines = {
+            name: [(x, y / measured[name][0]) for x, y in zip(values, measured[name], strict=True)]
+            for name in ("time", "memory")
+        }
         chart = line_chart(f"{axis}: growth over the first point", lines)
         write_bytes(Path(args.out).with_name(f"growth_{axis.replace(' ', '_')}.svg"), chart.encode())
     report(args, [], shape=asdict(shape), growth=found)
     print("| axis | values | exponent of time | of processor time | of memory |\n|---|---|---|---|---|")
     for axis, own in found.items():
         p = own["exponents"]
-        memory = f"{p['memory']:.2f}" if "memory" in p else "–"
-        print(f"| {axis} | {own['values']} | {p['time']:.2f} | {p['processor time']:.2f} | {memory} |")
+        print(f"| {axis} | {own['values']} | {p['time']:.2f} | {p['processor time']:.2f} | {p['memory']:.2f} |")
 
 
 if __name__ == "__main__":

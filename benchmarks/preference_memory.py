@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from statistics import median
 from tempfile import TemporaryDirectory
 
 from tqdm.auto import tqdm
@@ -50,8 +51,8 @@ def in_own_process(side: str, toy: bool, seed: int) -> int:
 def ratio(over: list[int], under: list[int], **more) -> Figure:
     """Peak of one side over the other's, in its quartiles over runs."""
     found = sorted(o / u for o, u in zip(over, under, strict=True))
-    middle, quarter = found[len(found) // 2], len(found) // 4
-    return Figure(median=middle, low=found[quarter], high=found[-1 - quarter], turns=len(found), **more)
+    quarter = len(found) // 4
+    return Figure(median=median(found), low=found[quarter], high=found[-1 - quarter], turns=len(found), **more)
 
 
 def main() -> None:
@@ -68,7 +69,7 @@ def main() -> None:
     figures = [
         ratio(
             peaks[side], peaks["TRL"], what=f"peak memory of a preference step: {side} / TRL", at_most=bar,
-            notes={"megabytes": {name: sorted(peaks[name])[len(peaks[name]) // 2] / 1e6 for name in (side, "TRL")}},
+            notes={"megabytes": {name: median(peaks[name]) / 1e6 for name in (side, "TRL")}},
         )
         for side, bar in (("ours", 0.6), ("ours with masks", None))
     ]  # fmt: skip

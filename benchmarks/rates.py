@@ -3,9 +3,11 @@
 import resource
 import sys
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.turns import timed
@@ -58,6 +60,20 @@ def peak_bytes(work: Callable[[], object]) -> int:
     before = process_peak()
     work()
     return process_peak() - before
+
+
+def allocated_peak(work: Callable[[], object]) -> int:
+    """The most bytes of tensors that a call holds at once beyond those held before it, in any process.
+
+    As `peak_bytes`, without what libraries take beside torch's allocator.
+    """
+    if torch.cuda.is_available():
+        return peak_bytes(work)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in events), default=0)
 
 
 def kept_bytes(forward: Callable[[], torch.Tensor]) -> int:

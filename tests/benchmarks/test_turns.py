@@ -9,7 +9,8 @@ from benchmarks import figures
 from benchmarks.evaluation import histogram_loop, masks, ours, ours_matched
 from benchmarks.figures import Figure, figure, table
 from benchmarks.growth import exponent
-from benchmarks.rates import addmm_flops, flops, kept_bytes, speeds
+from benchmarks.preference_memory import ratio as peak_ratio
+from benchmarks.rates import addmm_flops, allocated_peak, flops, kept_bytes, speeds
 from benchmarks.segment import check_same
 from benchmarks.turns import Spent, ratio, take_turns
 from popen.data.safe_io import DataError
@@ -76,6 +77,21 @@ def test_work_is_counted():
     a, b = (torch.ones(2, 3, requires_grad=True) for _ in range(2))
     assert kept_bytes(lambda: a * b) == 48
     assert speeds(100, 10, 2.0, 1000.0) == {"flops": 100, "tokens_per_s": 5.0, "share_of_matmul_rate": 0.05}
+
+
+def test_the_peak_is_what_is_held_at_once():
+    """Two of 4 KiB, of which one goes before a third of 1 KiB comes."""
+
+    def work():
+        first, second = torch.ones(1024), torch.ones(1024)
+        del first
+        return second, torch.ones(256)
+
+    assert allocated_peak(work) == 8192
+
+
+def test_a_ratio_of_peaks_has_its_median_in_the_middle():
+    assert peak_ratio([1, 3], [2, 2], what="x").median == 1.0
 
 
 def test_histograms_and_counts_agree():
