@@ -11,6 +11,7 @@ from dataclasses import asdict
 import torch
 
 from benchmarks.figures import figure, parser, report
+from benchmarks.rates import gpu_flops, matmul_rate, speeds
 from benchmarks.shapes import picture, question, scripted, speaking_shape_here
 from benchmarks.turns import take_turns
 from popen.errors import one_line_errors
@@ -39,7 +40,7 @@ def main() -> None:
     args = parser(__doc__, turns=3).parse_args()
     shape = speaking_shape_here(args.toy)
     model, processor = scripted(shape, args.seed)
-    figures = []
+    figures, rate = [], matmul_rate(model.dtype)
     for count in (1, 8):
         images = [picture(args.seed + k) for k in range(count)]
         questions = [question(processor, shape, args.seed + k) for k in range(count)]
@@ -49,12 +50,17 @@ def main() -> None:
             hypotheses: lambda i=images, q=questions: model.segment(i, q, processor, ensemble=HYPOTHESES),
             views: lambda i=images, q=questions: over_views(model, processor, i, q, VIEWS),
         }
+        work = gpu_flops(ways)
         taken = take_turns(ways, args.turns, f"ensemble, {count} questions")
         gpu = torch.cuda.is_available()
         for name, bar in ((hypotheses, 1.1 if gpu else 1.4), (views, 1.3 if gpu else 2.5)):
             what = f"ensemble of {name} / one pass, {count} question{'s' * (count > 1)} at a time"
-            figures.append(figure(what, taken, name, "one pass", at_most=bar, limit="1"))
-    report(args, figures, shape=asdict(shape))
+            own = figure(what, taken, name, "one pass", at_most=bar, limit="1")
+            tokens = count * shape.answer  # those said
+            own.notes["answer_tokens_per_s"] = {way: tokens / seconds for way, seconds in own.seconds.items()}
+            own.notes.update({way: speeds(work[way], tokens, own.seconds[way], rate) for way in own.seconds if work})
+            figures.append(own)
+    report(args, figures, shape=asdict(shape), matmul_flops_per_s=rate)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.figures import figure, parser, report
+from benchmarks.rates import gpu_flops, matmul_rate, speeds
 from benchmarks.shapes import picture, question, scripted, speaking_shape_here
 from benchmarks.turns import take_turns
 from popen.data.safe_io import DataError
@@ -80,7 +81,7 @@ def main() -> None:
     questions = [question(processor, shape, args.seed + k) for k in range(QUESTIONS)]
     several = [picture(args.seed + k) for k in range(QUESTIONS)]
     one = [several[0]] * QUESTIONS
-    figures = []
+    figures, rate = [], matmul_rate(model.dtype)
     for what, images, ways, bar in (
         ("segment, 8 questions about 8 pictures", several, {"one by one without cache": without_cache}, 4.0),
         ("segment, 8 questions about 8 pictures", several, {"one by one": one_by_one}, None),
@@ -89,13 +90,16 @@ def main() -> None:
         ways = ways | {"together": together}
         equal = check_same({name: way(model, processor, images, questions) for name, way in ways.items()})
         calls = {name: lambda w=way, i=images: w(model, processor, i, questions) for name, way in ways.items()}
+        work = gpu_flops(calls)
         slow = next(iter(ways))
         taken = take_turns(calls, args.turns, what, warm_up=0)  # the check was the first turn
         own = figure(f"{what}: {slow} / together", taken, slow, "together", at_least=bar)
         own.notes.update({"least_share_of_equal_pixels": equal})
-        own.notes["answer_tokens_per_s"] = {name: QUESTIONS * shape.answer / s for name, s in own.seconds.items()}
+        tokens = QUESTIONS * shape.answer  # those said
+        own.notes["answer_tokens_per_s"] = {name: tokens / seconds for name, seconds in own.seconds.items()}
+        own.notes.update({name: speeds(work[name], tokens, own.seconds[name], rate) for name in own.seconds if work})
         figures.append(own)
-    report(args, figures, shape=asdict(shape))
+    report(args, figures, shape=asdict(shape), matmul_flops_per_s=rate)
 
 
 if __name__ == "__main__":
