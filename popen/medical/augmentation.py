@@ -9,7 +9,7 @@ ANGLE = math.radians(20)
 ZOOM = 0.2  # of the log scale
 SHIFT = 0.1  # of half a side
 GAIN, OFFSET = 0.2, 0.2  # of intensities that have a spread of about 1
-FAR = 1e6  # mm, wider than any band: as near as anything in a picture is to a boundary that is not there
+FAR = 1e6  # beyond any band, in its unit: how far a boundary is that is not in the picture
 
 
 def augmented(picture: torch.Tensor, masks: torch.Tensor, *maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
