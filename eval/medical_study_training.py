@@ -135,7 +135,7 @@ def mined_pairs(arm: Arm, model: Segmenter, cases: Sequence[Prepared], seed: int
 
 def by_size(candidates: Candidates) -> torch.Tensor:
     """A judge that prefers large masks."""
-    return candidates.masks.flatten(1).double().mean(1).sqrt()
+    return candidates.regions.flatten(1).double().mean(1).sqrt()
 
 
 def consensus_masks(

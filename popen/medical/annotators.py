@@ -11,6 +11,7 @@ import torch
 from popen.data.safe_io import DataError
 from popen.medical.cohort import Prepared
 from popen.medical.examples import Example
+from popen.medical.mask_pairs import region_share
 from popen.medical.mining import MaskMining
 from popen.medical.pair_rounds import examples_of
 from popen.medical.segmenter import Segmenter
@@ -28,36 +29,36 @@ def annotated_examples(
     Raises:
         DataError: as `annotator_pairs`.
     """
-    found = annotator_pairs(cases, least_gap)
+    found = annotator_pairs(cases, least_gap, reference.settings.activation)
     pairs = list(zip(found.rows, found.pairs, strict=True))
     return examples_of(pairs, reference, cases), found.summary()
 
 
-def annotator_pairs(cases: Sequence[Prepared], least_gap: float) -> MaskMining:
+def annotator_pairs(cases: Sequence[Prepared], least_gap: float, activation: str) -> MaskMining:
     """One pair per case and further annotator: the first one's masks are chosen, the other's rejected.
 
-    The gap is 1 − Dice between them. Of a case cut into windows, those on which both agree are counted and left out.
+    The gap is 1 − Dice between them; of classes (softmax) the background does not count. Of a case cut into windows,
+    those on which both agree are counted and left out.
 
     Raises:
         DataError: a case that one person drew, or no pair; says how large the gaps are.
     """
-    found = MaskMining()
+    found, first = MaskMining(), 1 if activation == "softmax" else 0
     for row, case in enumerate(cases):
         if case.masks is None or not case.further:
             raise DataError(
                 f"{case.name}: masks of one annotator; pairs_from: annotators needs masks_2/ beside images/ and masks/"
             )
         for other in case.further:
-            gap = 1 - float(dice_with_truth(other[None], case.masks)[0])
-            differs = other != case.masks
-            reason = EQUAL if not differs.any() else KEPT if gap >= least_gap else TIE
+            gap = 1 - float(dice_with_truth(other[None, first:], case.masks[first:])[0])
+            reason = EQUAL if torch.equal(other, case.masks) else KEPT if gap >= least_gap else TIE
             found.reasons[reason] += 1
             found.gaps.append(gap)
-            found.pairwise_ious.append(pairwise_iou(torch.stack([case.masks, other])))
+            found.pairwise_ious.append(pairwise_iou(torch.stack([case.masks, other])[:, first:]))
             if reason == KEPT:
                 found.rows.append(row)
                 found.pairs.append((case.masks, other, gap))
-                found.region_shares.append(float(differs.float().mean()))
+                found.region_shares.append(region_share(case.masks, other, activation))
     if not found.pairs:
         raise DataError(
             f"no pair between annotators in {len(cases)} pictures ({dict(found.reasons)}); "

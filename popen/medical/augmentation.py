@@ -9,13 +9,15 @@ ANGLE = math.radians(20)
 ZOOM = 0.2  # of the log scale
 SHIFT = 0.1  # of half a side
 GAIN, OFFSET = 0.2, 0.2  # of intensities that have a spread of about 1
+FAR = 1e6  # beyond any band, in its unit: how far a boundary is that is not in the picture
 
 
 def augmented(picture: torch.Tensor, masks: torch.Tensor, *maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """A picture (C, *spatial) moved and recoloured, with its bool masks (K, *spatial) and float maps moved along.
 
-    What comes in from outside repeats the edge; distances are those before the zoom. Preference pairs
-    are not moved: the reference's logits are those of the flipped views alone.
+    What comes in from outside repeats the edge; distances are those before the zoom, and the infinite
+    ones of an empty or full mask become ±`FAR`. Preference pairs are not moved: the reference's logits are those of
+    the flipped views alone.
     """
     grid = F.affine_grid(random_affine(picture.dim() - 1)[None], [1, 1, *picture.shape[1:]], align_corners=False)
 
@@ -24,7 +26,8 @@ def augmented(picture: torch.Tensor, masks: torch.Tensor, *maps: torch.Tensor) -
 
     gain, offset = (bound * (2 * torch.rand(()) - 1) for bound in (GAIN, OFFSET))
     recoloured = moved(picture) * (1 + gain) + offset
-    return recoloured, moved(masks) > 0.5, *(moved(own) for own in maps)
+    # interpolation has weights of 0, and 0 times infinity is not a number
+    return recoloured, moved(masks) > 0.5, *(moved(own.clamp(-FAR, FAR)) for own in maps)
 
 
 def random_affine(spatial_dims: int) -> torch.Tensor:

@@ -36,6 +36,12 @@ def region_of(chosen: torch.Tensor, rejected: torch.Tensor, activation: str) -> 
     return regions(chosen[None], rejected[None])
 
 
+def region_share(chosen: torch.Tensor, rejected: torch.Tensor, activation: str) -> float:
+    """|R| / |Ω| of two masks (K, *spatial), 0..1: of all regions' pixels, or of the pixels that have a class."""
+    differs = chosen != rejected
+    return float((differs if activation == "sigmoid" else differs.any(0)).float().mean())
+
+
 @torch.no_grad()
 def with_reference(
     network: nn.Module,

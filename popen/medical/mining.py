@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from popen.data.safe_io import DataError
+from popen.medical.mask_pairs import region_share
 from popen.medical.samplers import probabilities_of
 from popen.medical.segmenter import Segmenter
 from popen.preference.diversity import pairwise_iou
@@ -19,7 +20,9 @@ from popen.preference.mask_mining import EQUAL, KEPT, Mined, all_equal, gap_dist
 class Candidates:
     """K hypotheses of one picture (C, *spatial): masks bool and probabilities (K, R, *spatial), and their mean.
 
-    `name` is the picture's; a judge that knows more about it, such as the truth, finds it by name.
+    `name` is the picture's; a judge that knows more about it, such as the truth, finds it by name. Of classes
+    (`activation` is softmax) R begins with the background, which is no region to judge: it is large, and every
+    hypothesis has most of it right.
     """
 
     name: str
@@ -27,6 +30,17 @@ class Candidates:
     masks: torch.Tensor
     probabilities: torch.Tensor
     consensus: torch.Tensor
+    activation: str
+
+    @property
+    def first(self) -> int:
+        """Where the regions to judge begin: 1 after the background of classes, else 0."""
+        return 1 if self.activation == "softmax" else 0
+
+    @property
+    def regions(self) -> torch.Tensor:
+        """The masks without the background of classes."""
+        return self.masks[:, self.first :]
 
 
 Sampler = Callable[[Segmenter, torch.Tensor, Sequence[str]], torch.Tensor]  # pictures (B, ...) to logits (B, K, ...)
@@ -103,17 +117,18 @@ def candidates_of(
 ) -> list[Candidates]:
     """The hypotheses of a batch of pictures, one entry per picture."""
     logits = sampler(segmenter, pictures, names).float()
-    probabilities = probabilities_of(logits, segmenter.settings.activation)
+    activation = segmenter.settings.activation
+    probabilities = probabilities_of(logits, activation)
     masks = segmenter.masks_from(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
     return [
-        Candidates(name, picture.cpu(), own.cpu(), p.cpu(), m.cpu())
+        Candidates(name, picture.cpu(), own.cpu(), p.cpu(), m.cpu(), activation)
         for name, picture, own, p, m in zip(names, pictures, masks, probabilities, probabilities.mean(1), strict=True)
     ]
 
 
 def _choose(found: MaskMining, row: int, candidates: Candidates, judge: Judge, strategy: Strategy) -> None:
     masks = candidates.masks
-    found.pairwise_ious.append(pairwise_iou(masks))
+    found.pairwise_ious.append(pairwise_iou(candidates.regions))
     if all_equal(masks):
         found.reasons[EQUAL] += 1
         return
@@ -127,4 +142,4 @@ def _choose(found: MaskMining, row: int, candidates: Candidates, judge: Judge, s
         better, worse = mined.pair
         found.rows.append(row)
         found.pairs.append((masks[better], masks[worse], qualities[better] - qualities[worse]))
-        found.region_shares.append(float((masks[better] != masks[worse]).float().mean()))
+        found.region_shares.append(region_share(masks[better], masks[worse], candidates.activation))

@@ -120,10 +120,11 @@ def sampler_of(args: PairArguments, spatial_dims: int, dropout: float, seed: int
 def judge_of(
     args: PairArguments,
     truths: Mapping[str, torch.Tensor],
-    activation: str,
     regressor: QualityRegressor | None = None,
 ) -> Judge:
     """The judge; `truths` by name are looked at by `truth` alone, and `regressor` is what `regressor` has learned.
+
+    None looks at the background of classes: with it, masks that share nothing would be nearly alike.
 
     Raises:
         ValueError: `judge: regressor` without one.
@@ -134,15 +135,15 @@ def judge_of(
         return regressor.judge
 
     def by_truth(candidates: Candidates) -> torch.Tensor:
-        return dice_with_truth(candidates.masks, truths[candidates.name])
+        return dice_with_truth(candidates.regions, truths[candidates.name][candidates.first :])
 
     def by_agreement(candidates: Candidates) -> torch.Tensor:
         mean = candidates.consensus
-        agreed = mean > 0.5 if activation == "sigmoid" else _one_hot(mean)
-        return agreement(candidates.masks, agreed)
+        agreed = mean > 0.5 if candidates.activation == "sigmoid" else _one_hot(mean)
+        return agreement(candidates.regions, agreed[candidates.first :])
 
     def by_certainty(candidates: Candidates) -> torch.Tensor:
-        return certainty(candidates.probabilities, candidates.masks)
+        return certainty(candidates.probabilities[:, candidates.first :], candidates.regions)
 
     return {"truth": by_truth, "agreement": by_agreement, "certainty": by_certainty}[args.judge]
 

@@ -69,7 +69,7 @@ def mined(
         [case.picture for case in cases],
         [case.name for case in cases],
         sampler_of(args, settings.spatial_dims, settings.dropout, seed),
-        judge or judge_of(args, truths, settings.activation, regressor),
+        judge or judge_of(args, truths, regressor),
         strategy_of(args, seed),
     )
     names = [cases[row].name for row in found.rows]

@@ -6,7 +6,7 @@
 Each gives named parts whose sum is the loss. Masks are independent regions (sigmoid) or one-hot classes (softmax).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,15 +112,15 @@ def pareto_guided(
 ) -> Parts:
     """Interior first, the boundary gradually, weighed so that neither gets worse (reconstruction).
 
-    L = 2 [α* L_I + (1 − α*) w(t) L_B] + Dice,   α* of MGDA on the gradients at the logits
+    L = 2 [α* L_I + (1 − α*) w(t) L_B] + Dice,   α* of MGDA on the gradients at the logits of all levels
 
     L_I, L_B and Dice are those of `interior_boundary`. Gradients at the logits bound those of the weights (Sener and
     Koltun 2018) and cost no second backward pass through the network.
     """
-    logits = labelled.levels[0]
+    levels = labelled.levels
     interior, boundary, dice = interior_boundary(labelled, activation, band)
     weight = curriculum_weight(labelled.progress, warmup, power)
-    share = mgda_weight(_slope(interior, logits), _slope(weight * boundary, logits)) if weight and boundary else 1.0
+    share = mgda_weight(_slope(interior, levels), _slope(weight * boundary, levels)) if weight and boundary else 1.0
     return {"interior": 2 * share * interior, "boundary": 2 * (1 - share) * weight * boundary, "dice": dice}
 
 
@@ -128,28 +128,40 @@ def interior_boundary(
     labelled: Labelled, activation: Activation, band: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cross-entropies against fuzzy labels inside and within `band` pixels of the boundary, each the mean over its own
-    pixels, 0 where there is none; and Dice over both."""
-    logits = labelled.levels[0]
+    pixels, 0 where there is none; and Dice over both. All three over the levels, weighed as those of other losses; a
+    coarse pixel is in the band by the share of it that is."""
     targets = _membership(labelled, activation, band)
     edge, loss = boundary_mask(_asked(labelled.distance, "distance"), band), soft_bce_loss
     if activation == "softmax":
-        edge, loss = edge.any(1), softmax_ce_loss  # a pixel is in the band of any class as a whole
-    interior, boundary = region_losses(loss, logits, targets, edge, torch.ones_like(edge))
-    return interior.mean(), boundary.mean(), _dice(logits, targets, activation)
+        edge, loss = edge.any(1, keepdim=True), softmax_ce_loss  # a pixel is in the band of any class as a whole
+    interior, boundary, dice = (targets.new_zeros(()) for _ in range(3))
+    for share, logits in _levels(labelled):
+        own, near = (_resized(tensor, logits.shape[2:]) for tensor in (targets, edge.to(targets.dtype)))
+        near = near[:, 0] if activation == "softmax" else near
+        apart, across = region_losses(loss, logits, own, near, torch.ones_like(near, dtype=torch.bool))
+        interior, boundary = interior + share * apart.mean(), boundary + share * across.mean()
+        dice = dice + share * _dice(logits, own, activation)
+    return interior, boundary, dice
 
 
 def _on_levels(
     labelled: Labelled, targets: torch.Tensor, weights: torch.Tensor | None, activation: Activation
 ) -> Parts:
-    """Cross-entropy and Dice over the levels, each half as heavy as the one before it (nnU-Net)."""
-    shares = [0.5**level for level in range(len(labelled.levels))]
+    """Cross-entropy and Dice over the levels."""
     parts = {"ce": targets.new_zeros(()), "dice": targets.new_zeros(())}
     weights = torch.ones_like(targets) if weights is None else weights
-    for share, logits in zip(shares, labelled.levels, strict=True):
+    for share, logits in _levels(labelled):
         own, weigh = (_resized(tensor, logits.shape[2:]) for tensor in (targets, weights))
-        parts["ce"] = parts["ce"] + share / sum(shares) * _cross_entropy(logits, own, weigh, activation)
-        parts["dice"] = parts["dice"] + share / sum(shares) * _dice(logits, own, activation)
+        parts["ce"] = parts["ce"] + share * _cross_entropy(logits, own, weigh, activation)
+        parts["dice"] = parts["dice"] + share * _dice(logits, own, activation)
     return parts
+
+
+def _levels(labelled: Labelled) -> Iterator[tuple[float, torch.Tensor]]:
+    """Logits of each level and its share of the loss, half as large as the one before it (nnU-Net); together 1."""
+    shares = [0.5**level for level in range(len(labelled.levels))]
+    for share, logits in zip(shares, labelled.levels, strict=True):
+        yield share / sum(shares), logits
 
 
 def _cross_entropy(
@@ -168,9 +180,15 @@ def _dice(logits: torch.Tensor, targets: torch.Tensor, activation: Activation) -
 
 
 def _membership(labelled: Labelled, activation: Activation, band: float) -> torch.Tensor:
-    """Fuzzy labels; those of classes are scaled to sum to 1 in every pixel."""
-    labels = fuzzy_labels(_asked(labelled.distance, "distance"), band)
-    return labels if activation == "sigmoid" else labels / labels.sum(1, keepdim=True)
+    """Fuzzy labels; those of classes are scaled to sum to 1 in every pixel. One that is further than the band from all
+    of them, as moved distances may be where classes meet between thick slices, is the nearest one's."""
+    distance = _asked(labelled.distance, "distance")
+    labels = fuzzy_labels(distance, band)
+    if activation == "sigmoid":
+        return labels
+    nearest = torch.zeros_like(labels).scatter_(1, distance.argmax(1, keepdim=True), 1)
+    labels = torch.where(labels.sum(1, keepdim=True) > 0, labels, nearest)
+    return labels / labels.sum(1, keepdim=True)
 
 
 def _resized(tensor: torch.Tensor, size: torch.Size) -> torch.Tensor:
@@ -179,10 +197,12 @@ def _resized(tensor: torch.Tensor, size: torch.Size) -> torch.Tensor:
     return F.adaptive_avg_pool2d(tensor, size) if len(size) == 2 else F.adaptive_avg_pool3d(tensor, size)
 
 
-def _slope(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    if not loss.requires_grad:
-        return torch.zeros_like(logits).flatten()
-    return torch.autograd.grad(loss, logits, retain_graph=True)[0].flatten()
+def _slope(loss: torch.Tensor, levels: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    if loss.requires_grad:
+        slopes = torch.autograd.grad(loss, levels, retain_graph=True)
+    else:
+        slopes = tuple(torch.zeros_like(own) for own in levels)
+    return torch.cat([own.flatten() for own in slopes])
 
 
 def _asked(tensor: torch.Tensor | None, name: str) -> torch.Tensor:

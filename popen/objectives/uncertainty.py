@@ -107,15 +107,21 @@ def region_losses(
     Args:
         loss: (logits, targets, weights) -> losses.
         logits, targets: as the loss takes them.
-        boundary, valid: bool, shaped as the loss's weights; valid is True on the pixels that count.
+        boundary: shaped as the loss's weights, bool, or float in 0..1 where pixels are coarse: the share of each that
+            lies on the boundary. It counts there by that share, and inside by the rest.
+        valid: bool, same shape, True on the pixels that count.
     Returns:
         Losses of interior and boundary, each as the loss returns them; 0 where that region has no valid pixel.
     Raises:
-        ValueError: boundary and valid differ in shape or are not bool; and whatever the loss refuses.
+        ValueError: boundary and valid differ in shape, boundary is neither bool nor float, or valid is not bool; and
+            whatever the loss refuses.
     """
     check_same_shape(boundary=boundary, valid=valid)
-    check_bool(boundary=boundary, valid=valid)
-    return loss(logits, targets, valid & ~boundary), loss(logits, targets, valid & boundary)
+    check_bool(valid=valid)
+    if boundary.dtype != torch.bool and not boundary.is_floating_point():
+        raise ValueError(f"boundary must be bool or float, got {boundary.dtype}")
+    share = full_precision(boundary)
+    return loss(logits, targets, valid * (1 - share)), loss(logits, targets, valid * share)
 
 
 def spatially_varying_labels(masks: torch.Tensor, sigma: float = 1.0) -> torch.Tensor:

@@ -14,6 +14,7 @@ from popen.medical.examples import Collator, Streams
 from popen.medical.segmenter import Segmenter
 from popen.medical.supervised import Labelled, SupervisedLoss, cross_entropy_dice, weighted
 from popen.medical.views import flipped_rows
+from popen.objectives.outside import outside_loss
 from popen.objectives.preference import sigmoid_loss
 from popen.objectives.region_pairs import RegionObjective, RegionPairs, region_dpo, region_mean
 from popen.training.callbacks import PartLossTrainer
@@ -119,9 +120,10 @@ class MedicalTrainer(PartLossTrainer):
         args, rows = self.args, inputs["pair_row"]
         share = len(rows) / shares["pairs"]
         own = levels[0][rows]  # preferences act at full resolution
+        variables = own[0] if inputs["entries"] == 1 else own[0, 0]  # one-hot classes are one variable a pixel
         pairs = RegionPairs(
             own.flatten(1).gather(1, inputs["region_index"]), inputs["region_reference"], inputs["region_sign"],
-            inputs["region_classes"], inputs["gap"], inputs["entries"], float(own[0].numel()) / inputs["entries"],
+            inputs["region_classes"], inputs["gap"], inputs["entries"], float(variables.numel()),
         )  # fmt: skip
         found = self.preference(pairs)
         margin = region_mean(pairs).detach()
@@ -138,13 +140,8 @@ class MedicalTrainer(PartLossTrainer):
             self.note(**{f"winner/{name}": value for name, value in parts.items()})
             loss = loss + args.winner_weight * sum(parts.values()) * (int(unlabelled.sum()) / shares["winners"])
         if args.outside_weight:
-            differs = torch.zeros_like(own.flatten(1))
-            differs.scatter_add_(1, inputs["region_index"], inputs["region_sign"].abs().to(differs.dtype))
-            agreed = (differs == 0).to(own.dtype)
-            wrong = nn.functional.binary_cross_entropy_with_logits(
-                own.flatten(1), inputs["chosen"].flatten(1).to(own.dtype), reduction="none"
-            )
-            outside = (wrong * agreed).sum() / agreed.sum().clamp(min=1)
+            region = (inputs["region_index"], inputs["region_sign"], inputs["entries"])
+            outside = outside_loss(own, inputs["chosen"], *region)
             self.note(**{"pairs/outside": outside})
             loss = loss + args.outside_weight * outside * share
         return loss

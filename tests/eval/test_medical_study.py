@@ -14,12 +14,13 @@ from trl import TrlParser
 from eval.medical_study import MedicalStudyArguments, main, split
 from eval.medical_study_arms import ARMS, Arm
 from eval.medical_study_tables import arms_of, compared, markdown, rows_of
-from eval.medical_study_training import Budget, examples_for, fit, mined_pairs, train_arm, train_base
+from eval.medical_study_training import Budget, by_size, examples_for, fit, mined_pairs, train_arm, train_base
 from popen.data.medical_folders import read_image_folder
 from popen.data.safe_io import DataError
 from popen.medical.cohort import Prepared
 from popen.medical.configuration import SegmenterConfig
 from popen.medical.examples import Example
+from popen.medical.mining import Candidates
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = SegmenterConfig(
@@ -184,6 +185,14 @@ def test_an_oracles_winner_is_nearer_to_the_truth_and_a_flipped_ones_is_not(base
 def test_the_biased_judge_takes_the_larger_mask(base):
     found = mined_pairs(ARMS["rn_dpo_winner_large"], base, cases(8, 50), seed=0)
     assert all(winner.sum() > loser.sum() for winner, loser, _ in found.pairs)
+
+
+def test_of_classes_the_biased_judge_does_not_count_the_background():
+    """With it all masks would have one size; here discs of 1 and 4 of 16 pixels."""
+    discs = torch.tensor([[1] + [0] * 15, [1] * 4 + [0] * 12]).bool().view(2, 1, 4, 4)
+    masks, soft = torch.cat([~discs, discs], 1), torch.full((2, 2, 4, 4), 0.5)
+    found = by_size(Candidates("a", torch.zeros(1, 4, 4), masks, soft, soft[0], "softmax"))
+    assert found.tolist() == [0.25, 0.5]
 
 
 def test_the_mean_teacher_follows_slowly_and_is_followed(base):

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from popen.medical.augmentation import augmented, random_affine
+from popen.medical.augmentation import FAR, augmented, random_affine
+from popen.medical.cohort import Prepared
 from popen.medical.examples import Collator, Example, Streams
+from popen.medical.loss_choices import LossArguments, supervised_of
 from popen.medical.mask_pairs import with_reference
 from popen.medical.samplers import (
     checkpoint_hypotheses,
@@ -14,6 +16,7 @@ from popen.medical.samplers import (
     probabilities_of,
     threshold_hypotheses,
 )
+from popen.medical.supervised import Labelled
 from popen.medical.views import flip_views, flipped, flipped_rows
 
 
@@ -96,6 +99,46 @@ def test_augmentation_moves_masks_and_maps_with_the_picture(shape):
     inside = moved[:1][found].mean() - moved[:1][~found].mean()
     assert inside > 0.5  # the picture is bright where the mask is, wherever both went
     torch.testing.assert_close(distance / 7 > 0.5, found)
+
+
+def without_boundary(dims, count):
+    """Labelled cases with a region that is empty, one that is full and, for scale, one that is neither."""
+    picture, masks = torch.randn(1, *(6,) * dims), torch.zeros(3, *(6,) * dims).bool()
+    masks[1], masks[2, ..., 2:5] = True, True
+    case = Prepared("c", picture, masks, (1.0,) * dims, "p")
+    return Streams([case.example(distance=True)] * count, [], flip_views(dims))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_has_no_boundary_is_far_from_it_wherever_it_is_moved(dims):
+    """Infinity times a weight of 0 is no number, and interpolation has such weights."""
+    torch.manual_seed(0)
+    streams = without_boundary(dims, 20)
+    for (example, _), *_ in (streams[i] for i in range(20)):
+        empty, full, region = example.distance
+        torch.testing.assert_close(empty, torch.full_like(empty, -FAR))
+        torch.testing.assert_close(full, torch.full_like(full, FAR))
+        assert region.abs().max() < 6
+
+
+@pytest.mark.parametrize("name", ["fuzzy", "intuitionistic", "pareto", "epsilon_constraint"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_losses_of_distances_learn_from_augmented_pictures_without_a_boundary(dims, name):
+    """The labels there are 0 and 1, all of it interior: at zero logits ln 2, whatever the band."""
+    torch.manual_seed(1)
+    streams = without_boundary(dims, 8)
+    batch = Collator(streams.views)([streams[i] for i in range(8)])
+    logits = torch.zeros(batch["true_masks"].shape, requires_grad=True)
+    args = LossArguments(supervised=name, band=2.0)
+    for regions in (slice(0, 1), slice(1, 2)):
+        alone = (logits[:, regions],), batch["true_masks"][:, regions], batch["distance"][:, regions]
+        loss = supervised_of(args, "sigmoid")
+        parts = loss(Labelled(*alone, None, 0.8))
+        interior = parts.get("interior", parts.get("ce")) / (2 if name == "pareto" else 1)
+        assert interior.item() == pytest.approx(torch.tensor(2.0).log().item())
+        assert parts.get("boundary", torch.zeros(())).item() == 0
+        (slope,) = torch.autograd.grad(sum(parts.values()), logits)
+        assert torch.equal(slope[:, regions] > 0, ~batch["true_masks"][:, regions])
 
 
 @pytest.mark.parametrize("dims", [2, 3])

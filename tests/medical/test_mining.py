@@ -9,7 +9,7 @@ import torch
 
 from popen.data.safe_io import DataError
 from popen.medical.cohort import Prepared
-from popen.medical.mining import mine_masks
+from popen.medical.mining import Candidates, candidates_of, mine_masks
 from popen.medical.pair_choices import PairArguments, judge_of, sampler_of, strategy_of
 from popen.medical.pair_rounds import mined as mined_pairs
 from popen.medical.pair_rounds import paired_examples, shown_winners, taught_judge, tried_judge
@@ -55,7 +55,7 @@ def mined(segmenter, pictures, least_gap=0.02, judge="truth"):
     names = [str(i) for i in range(len(pictures))]
     truths = dict.fromkeys(names, TRUTH)
     return mine_masks(
-        segmenter, pictures, names, sampler, judge_of(args, truths, "sigmoid"), strategy_of(args, 0)
+        segmenter, pictures, names, sampler, judge_of(args, truths), strategy_of(args, 0)
     )  # fmt: skip
 
 
@@ -209,6 +209,80 @@ def test_the_area_of_classes_is_that_without_the_background():
     tried = tried_judge(two, cases, args, 0)
     assert tried.report.area_bias == pytest.approx(2 / 3 * math.log(2))  # right in two, in one the wrong way
     assert tried.weights.pairs == (0, 0, 0, 0, 3)
+
+
+def one_hot(*discs):
+    """Candidates of classes, bool (K, 2, 1, width): the background beside each row of the disc's pixels."""
+    found = torch.tensor(discs)[:, None].bool()
+    return torch.stack([~found, found], 1)
+
+
+def of_classes(*discs, probabilities=None):
+    masks = one_hot(*discs)
+    probabilities = masks.float() if probabilities is None else probabilities
+    return Candidates("0", torch.zeros(1, 1, masks.shape[-1]), masks, probabilities, probabilities.mean(0), "softmax")
+
+
+ONE_OF_99 = [[1] + [0] * 98, [0, 1] + [0] * 97]  # two discs of a pixel that share none, in a picture of 99
+
+
+@pytest.mark.parametrize(
+    ("judge", "qualities"),
+    [
+        ("truth", [1.0, 0.0]),
+        ("agreement", [0.0, 0.0]),  # one half is not more than the background's half, so nothing is agreed on
+    ],
+)
+def test_judges_of_classes_leave_the_background_out(judge, qualities):
+    """With it, discs that share nothing would score a mean of ½ and 98/99."""
+    truths = {"0": one_hot(ONE_OF_99[0])[0]}
+    assert judge_of(PairArguments(judge=judge), truths)(of_classes(*ONE_OF_99)).tolist() == qualities
+
+
+def test_certainty_of_classes_leaves_the_background_out():
+    """A disc of p = ½ and a sure background elsewhere: −ln 2 on the pixel where any candidate is on, 0 for the other;
+    over the whole picture it would be a third of that."""
+    disc = torch.tensor([[0.5, 0.0, 0.0], [1.0, 0.0, 0.0]])[:, None]
+    own = of_classes([1, 0, 0], [1, 0, 0], probabilities=torch.stack([1 - disc, disc], 1))
+    found = judge_of(PairArguments(judge="certainty"), {})(own)
+    assert found.tolist() == pytest.approx([-math.log(2), 0.0], abs=1e-9)
+
+
+def test_diversity_of_classes_leaves_the_background_out():
+    """Cuts of 1, 2 and 3 of 4 pixels as for one region: the background would add 1/3, 2/3 and 1/2."""
+    config = SegmenterConfig("bright", 2, 1, ("background", "disc"), "softmax", (1, 4))
+    two = Segmenter(config, Classes()).eval()
+    cut = partial(threshold_hypotheses, offsets=(-1.5, 0.0, 1.5), activation="softmax")
+    args = PairArguments(judge="truth")
+    judge = judge_of(args, {"0": torch.cat([~TRUTH, TRUTH])})
+    found = mine_masks(
+        two, PICTURES[:1], ["0"], lambda model, pictures, _: cut(model, pictures), judge, strategy_of(args, 0)
+    )
+    summary = found.summary()
+    assert summary["pairwise_iou"] == pytest.approx((1 / 2 + 1 / 3 + 2 / 3) / 3)
+    assert summary["region_share"] == 0.5 and found.pairs[0][2] == pytest.approx(0.5)
+    assert (found.pairs[0][0].sum(0) == 1).all()  # the pair itself keeps its background
+
+
+def test_a_pixel_that_changes_its_class_is_one_disagreement():
+    """Of 4 classes one of 4 pixels differs: a quarter, though of 16 entries two differ."""
+    labels = torch.tensor([[1, 2, 3, 0], [2, 2, 3, 0]])
+    logits = 9.0 * torch.nn.functional.one_hot(labels, 4).movedim(-1, 1)[:, :, None]
+    config = SegmenterConfig("bright", 2, 1, ("background", "a", "b", "c"), "softmax", (1, 4))
+    four = Segmenter(config, Bright()).eval()
+    args = PairArguments(judge="truth")
+    judge = judge_of(args, {"0": logits[0] > 0})
+    found = mine_masks(four, PICTURES[:1], ["0"], lambda *_: logits[None], judge, strategy_of(args, 0))
+    assert found.summary()["region_share"] == 0.25
+    assert found.pairs[0][2] == pytest.approx(1 - (0 + 2 / 3 + 1) / 3)
+
+
+def test_candidates_know_where_their_regions_begin(segmenter):
+    config = SegmenterConfig("bright", 2, 1, ("background", "disc"), "softmax", (1, 4))
+    two = Segmenter(config, Classes()).eval()
+    for model, first in ((segmenter, 0), (two, 1)):
+        (own,) = candidates_of(model, PICTURES[0][None], ["0"], lambda m, pictures, _: m(pictures)[:, None])
+        assert own.first == first and own.regions.shape == (1, 1, 1, 4)
 
 
 def test_examples_of_a_round_carry_no_labels(segmenter):

@@ -82,7 +82,8 @@ def test_it_learns_to_order_masks_of_pictures_that_it_has_not_seen(dims):
         grown = near(truth[None].float(), 5, 1, 2)[0] > 0
         shrunk = near(-truth[None].float(), 3, 1, 1)[0] == -1
         masks = torch.stack([truth, grown, shrunk, truth.roll(4, -1)])[:, None]
-        found = regressor.judge(Candidates(case.name, case.picture, masks, masks.float(), masks.float().mean(0)))
+        soft = masks.float()
+        found = regressor.judge(Candidates(case.name, case.picture, masks, soft, soft.mean(0), "sigmoid"))
         assert found.shape == (4,) and found.dtype == torch.float64 and 0 <= found.min() <= found.max() <= 1
         right += [float(found[0] > other) for other in found[1:]]
     assert sum(right) / len(right) > 0.75

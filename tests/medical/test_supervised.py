@@ -1,5 +1,6 @@
 """Supervised losses of a segmenter: values by hand, soft labels, deep supervision, and the Pareto weighting."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 import torch
 
 from popen.medical.boundary import geodesic_membership, signed_distance
+from popen.medical.epsilon_constraint import EpsilonConstraint
 from popen.medical.supervised import (
     Labelled,
     cross_entropy_dice,
     fuzzy,
     geols,
+    interior_boundary,
     intuitionistic,
     pareto_guided,
     svls,
@@ -25,6 +28,7 @@ LOSSES = {
     "fuzzy": partial(fuzzy, band=2.5),
     "intuitionistic": partial(intuitionistic, band=2.5),
     "pareto_guided": partial(pareto_guided, band=2.5),
+    "epsilon_constraint": lambda own, activation: EpsilonConstraint(2.5, limit=0.05, rate=0.1)(own, activation),
 }
 
 
@@ -76,6 +80,22 @@ def test_the_curriculum_starts_without_the_boundary():
     assert end["boundary"].item() > 0
 
 
+def test_a_pareto_step_over_levels_makes_neither_region_worse():
+    """What levels share pixels of both regions makes no difference: the step is MGDA's on all levels' gradients."""
+    given = labelled()
+    coarse = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    both = replace(given, levels=(given.levels[0], coarse))
+    parts = pareto_guided(both, "sigmoid", band=2.5)
+    step, of_interior, of_boundary = (
+        torch.cat([own.flatten() for own in torch.autograd.grad(loss, both.levels, retain_graph=True)])
+        for loss in (parts["interior"] + parts["boundary"], parts["interior"], parts["boundary"])
+    )
+    apart = interior_boundary(both, "sigmoid", 2.5)[:2]
+    products = [step @ torch.cat([g.flatten() for g in torch.autograd.grad(own, both.levels)]) for own in apart]
+    torch.testing.assert_close(*products)  # as the shortest combination has, with weights strictly between 0 and 1
+    assert products[0] > 0 and step @ of_interior > 0 and step @ of_boundary > 0
+
+
 def test_a_pareto_step_makes_neither_region_worse():
     """The weighted gradient has no negative product with either region's own, and the weights sum to 2."""
     given = labelled()
@@ -92,6 +112,21 @@ def test_a_pareto_step_makes_neither_region_worse():
     assert 0.2 < share < 5
 
 
+@pytest.mark.parametrize("name", ["fuzzy", "intuitionistic", "pareto_guided", "epsilon_constraint"])
+def test_a_pixel_that_no_class_reaches_is_the_nearest_ones(name):
+    """Between voxels 5 mm apart, where classes meet, all may be further than the band; 0/0 would be its label.
+
+    At zero logits of 3 classes cross-entropy with any label is ln 3; a gradient at the second says that it has it.
+    """
+    distance = torch.tensor([-3.0, -2.6, -4.0]).view(1, 3, 1, 1)
+    logits = torch.zeros(1, 3, 1, 1, requires_grad=True)
+    parts = LOSSES[name](Labelled((logits,), distance > 0, distance, None, 1.0), activation="softmax")
+    interior = parts.get("interior", parts.get("ce")) / (2 if name == "pareto_guided" else 1)
+    assert interior.item() == pytest.approx(np.log(3), rel=1e-5)
+    (slope,) = torch.autograd.grad(sum(parts.values()), logits)
+    assert (slope.flatten() < 0).tolist() == [False, True, False]
+
+
 def test_deep_supervision_halves_from_level_to_level():
     given = labelled(fill=0.0)
     coarse = torch.full((2, 1, 6, 6), 0.0)
@@ -101,6 +136,47 @@ def test_deep_supervision_halves_from_level_to_level():
     alone = Labelled((coarse + 5,), given.masks, None, None, 1.0)
     expected = 2 / 3 * np.log(2) + 1 / 3 * cross_entropy_dice(alone, "sigmoid")["ce"].item()
     assert cross_entropy_dice(worse, "sigmoid")["ce"].item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_has_gradients_at_every_level(name, activation):
+    """A level without any would be a parameter that no process uses."""
+    given = labelled(activation)
+    coarse = [torch.randn(*given.masks.shape[:2], side, side).requires_grad_() for side in (6, 3)]
+    deep = replace(given, levels=(*given.levels, *coarse))
+    sum(LOSSES[name](deep, activation=activation).values()).backward()
+    for level in deep.levels:
+        assert level.grad is not None and torch.isfinite(level.grad).all() and level.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("depth", [(), (2,)])
+def test_interior_and_boundary_over_levels_by_hand(activation, depth):
+    """Columns at 3, 2, 1, −1, −2, −3 mm, a band of 2 mm: a coarse column is a half, all and a half of it, and its
+    labels are 1, ½ and 0. At zero logits a level costs ln 2; at 1, 2, −1, with s(z) = ln(1 + exp z),
+
+        interior (½ s(−1) + ½ s(−1)) / 1,   boundary (½ s(−1) + s(2) − 1 + ½ s(−1)) / 2
+    """
+    region = np.zeros((1, 1, *depth, 4, 6), dtype=bool)
+    region[..., :3] = True
+    fine, coarse = torch.zeros(region.shape), torch.tensor([1.0, 2.0, -1.0]).expand(1, 1, *(1 for _ in depth), 2, 3)
+    if activation == "softmax":
+        region = np.concatenate([~region, region], 1)
+        fine, coarse = (torch.cat([torch.zeros_like(own), own], 1) for own in (fine, coarse))
+    distance = torch.from_numpy(signed_distance(region, (1.0,) * (2 + len(depth))))
+    given = Labelled((fine, coarse), torch.from_numpy(region), distance, None, 1.0)
+    interior, boundary, dice = interior_boundary(given, activation, 2.0)
+    outer, middle = np.log1p(np.exp(-1)), np.log1p(np.exp(2)) - 1
+    assert interior.item() == pytest.approx((2 * np.log(2) + outer) / 3)
+    assert boundary.item() == pytest.approx((2 * np.log(2) + (outer + middle) / 2) / 3)
+    levels = [interior_boundary(replace(given, levels=(fine,)), activation, 2.0)[2].item()]
+    if activation == "sigmoid" and not depth:  # Σ|p − y| / (Σp + Σy + 1), a label of m at 1 mm
+        m, s = (1 + np.sin(np.pi / 4)) / 2, 1 / (1 + np.exp(-np.array([1.0, 2.0])))
+        fine_dice = 4 * (1 + 2 * m) / 25
+        coarse_dice = 2 * (2 * (1 - s[0]) + s[1] - 0.5) / (2 * (1 + s[1]) + 3 + 1)
+        assert levels[0] == pytest.approx(fine_dice)
+        assert dice.item() == pytest.approx((2 * fine_dice + coarse_dice) / 3)
 
 
 def test_pictures_count_by_their_weights():

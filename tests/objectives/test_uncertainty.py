@@ -120,6 +120,14 @@ def test_region_losses_by_hand():
     assert region_losses(soft_bce_loss, logits, targets, boundary, valid & boundary)[0] == 0
 
 
+def test_a_coarse_pixel_counts_in_each_region_by_its_share():
+    """z = 0 and ln 3, labels 1; a quarter of the first and half of the second lie on the boundary."""
+    logits, share = torch.tensor([[[0.0, math.log(3)]]]), torch.tensor([[[0.25, 0.5]]])
+    interior, edge = region_losses(soft_bce_loss, logits, torch.ones(1, 1, 2), share, torch.ones(1, 1, 2).bool())
+    close(interior, [[(0.75 * math.log(2) + 0.5 * math.log(4 / 3)) / 1.25]])
+    close(edge, [[(0.25 * math.log(2) + 0.5 * math.log(4 / 3)) / 0.75]])
+
+
 @few
 @given(seeds)
 def test_a_pixel_moves_the_loss_of_its_own_region_only(seed):
@@ -215,7 +223,8 @@ ERRORS = {
     "warmup must be a finite number > 0, got 0": lambda: curriculum_weight(1, 0, 1),
     "power must be a finite number > 0, got -1": lambda: curriculum_weight(1, 10, -1),
     "shapes differ: boundary (1, 2, 3), valid (1, 3)": lambda: region_losses(soft_bce_loss, D, D, M, M[:, 0]),
-    "boundary must be bool, got torch.float32": lambda: region_losses(soft_bce_loss, D, D, D, M),
+    "boundary must be bool or float, got torch.int64": lambda: region_losses(soft_bce_loss, D, D, M.long(), M),
+    "valid must be bool, got torch.float32": lambda: region_losses(soft_bce_loss, D, D, D, D),
     "masks must be bool, got torch.float32": lambda: spatially_varying_labels(D),
     "masks must be (B, K, H, W) or (B, K, D, H, W), got (1, 2, 3)": lambda: spatially_varying_labels(M),
     "sigma must be a finite number > 0, got 0": lambda: spatially_varying_labels(M[None], 0),

@@ -18,7 +18,7 @@ from popen.medical.segmenter import Segmenter, SegmenterConfig
 from popen.medical.supervised import cross_entropy_dice
 from popen.medical.views import flip_views
 from popen.objectives.preference import ipo_loss, sigmoid_loss
-from popen.objectives.region_pairs import class_mean, region_dpo, total
+from popen.objectives.region_pairs import class_mean, image_mean, region_dpo, total
 from popen.training.medical import MedicalArguments, MedicalTrainer, hold_still
 
 CASES = {
@@ -151,6 +151,70 @@ def test_pairs_on_labelled_pictures_need_no_winner(tmp_path):
     trained = trainer(model, labelled, (), tmp_path, outside_weight=0.5, max_steps=3)
     trained.train()
     assert logged(trained, "seg/ce") and logged(trained, "pairs/outside") and not logged(trained, "winner/ce")
+
+
+class Levels(torch.nn.Module):
+    """The same logit of a region or class in every pixel."""
+
+    def __init__(self, *levels):
+        super().__init__()
+        self.levels = torch.nn.Parameter(torch.tensor(levels))
+
+    def forward(self, pictures):
+        return pictures * 0 + self.levels.view(1, -1, 1, 1)
+
+
+def stripes(activation, levels, folder, **settings):
+    """A trainer before its only step, on one pair of four vertical stripes 2 pixels wide against the same with the
+    first column's class exchanged: 8 of 64 pixels differ, of classes 0 and 1."""
+    set_seed(0)
+    regions = ("background", "a", "b", "c") if activation == "softmax" else ("a", "b", "c", "d")
+    model = Segmenter(SegmenterConfig("levels", 2, 1, regions, activation, (8, 8)), Levels(*levels)).eval()
+    chosen = torch.eye(4).bool().repeat_interleave(2, 1)[:, None].expand(4, 8, 8).clone()
+    rejected = chosen.clone()
+    rejected[:2, :, 0] = ~chosen[:2, :, 0]
+    picture = torch.randn(1, 8, 8)
+    pairs = with_reference(model, activation, [picture], [(chosen, rejected, 0.3)], flip_views(2))
+    pool = [Example(picture, None, pair) for pair in pairs]
+    one = {"max_steps": 1, "winner_weight": 0.0, "per_device_train_batch_size": 1}
+    return trainer(model, [Example(picture, chosen)], pool, folder, **(one | settings))
+
+
+@pytest.mark.parametrize(("activation", "variables"), [("sigmoid", 4 * 64), ("softmax", 64)])
+def test_the_image_mean_is_over_as_many_variables_as_the_policy_has(activation, variables, tmp_path):
+    """A logit for each of 4 regions is 4 variables a pixel, a distribution over 4 classes is one."""
+    seen = []
+
+    def watched(pairs):
+        seen.append(pairs)
+        return region_dpo(pairs, margin=image_mean, loss=partial(sigmoid_loss, beta=1.0))
+
+    run = stripes(activation, (0.0, 0.0, 0.0, 0.0), tmp_path, objective=watched)
+    run.train()
+    (pairs,) = seen
+    assert pairs.pixels == variables
+    moved = replace(pairs, logits=pairs.ref_logits + pairs.sign)  # 16 entries, each by 1 in the right direction
+    assert image_mean(moved).item() == pytest.approx(16 / variables)
+
+
+@pytest.mark.parametrize("shift", [0.0, 5.0])
+def test_classes_outside_R_cost_their_cross_entropy_whatever_is_added_to_all_logits(shift, tmp_path):
+    """Of 56 pixels that both masks agree on 8 are of class 0 and 16 of each other."""
+    levels = torch.tensor([1.0, 0.0, -1.0, 2.0])
+    run = stripes("softmax", (levels + shift).tolist(), tmp_path, outside_weight=0.5)
+    run.train()
+    costs = levels.logsumexp(0) - levels
+    expected = (8 * costs[0] + 16 * costs[1:].sum()) / 56
+    assert logged(run, "pairs/outside") == [pytest.approx(expected.item(), abs=1e-5)]
+
+
+def test_regions_outside_R_cost_their_binary_cross_entropies(tmp_path):
+    """Of 4 · 64 entries R has the first column's in regions 0 and 1; of a region's 64 pixels 16 are on."""
+    run = stripes("sigmoid", (1.0, 0.0, -1.0, 2.0), tmp_path, outside_weight=0.5)
+    run.train()
+    on, off = (torch.nn.functional.softplus(sign * torch.tensor([1.0, 0.0, -1.0, 2.0])) for sign in (-1, 1))
+    expected = torch.tensor([8.0, 16, 16, 16]) @ on + torch.tensor([48.0, 40, 48, 48]) @ off
+    assert logged(run, "pairs/outside") == [pytest.approx(expected.item() / 240, abs=1e-5)]
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):
