@@ -19,7 +19,7 @@ def read_unlabelled_cases(folder: str | Path, channels: int, patient: str | None
     """The cases of a folder without their labels, whether there are any or not.
 
     Of a folder with a dataset.json these are its part Ts. Otherwise they lie in images/, or in the folder itself,
-    named `<case>_0000`, `_0001` … for each channel as nnU-Net has them, or one file each.
+    volumes perhaps named `<case>_0000`, `_0001` … for each channel as nnU-Net has them, else one file each.
 
     Args:
         channels: that every case must have.
@@ -48,7 +48,7 @@ def read_unlabelled_cases(folder: str | Path, channels: int, patient: str | None
             names = " and ".join(file.name for file in files)
             raise DataError(f"{inner}: {names} have one name; remove or rename one")
     by_name = {stem: files[0] for stem, files in sorted(found.items())}
-    if any(stem.endswith("_0000") for stem in by_name):
+    if volumes and any(stem.endswith("_0000") for stem in by_name):
         cases = _by_channel(by_name, channels, inner)
         return [LabelMapCase(name, patient_of(name), files, None, None) for name, files in cases.items()]
     if volumes:
@@ -68,6 +68,6 @@ def _by_channel(files: Mapping[str, Path], channels: int, folder: Path) -> dict[
         if sorted(own) != list(range(channels)):
             raise DataError(
                 f"{folder}: {name} has the channels {sorted(own)}, and the labelled cases have {channels}; give a "
-                "pool of the same"
+                "pool of the same, or names that do not end as channels do"
             )
     return {name: tuple(own[k] for k in range(channels)) for name, own in cases.items()}

@@ -22,6 +22,12 @@ def test_a_folder_of_pictures(tmp_path, inner, channels):
     assert cases[0].load().image_CHW.shape == (channels, 10, 12) and cases[0].load().masks_KHW is None
 
 
+def test_frames_with_numbers_are_pictures_and_no_channels(tmp_path):
+    for number in range(4):
+        write_picture(tmp_path / f"frame_{number:04d}.png")
+    assert [own.case_id for own in read_unlabelled_cases(tmp_path, 3)] == [f"frame_{k:04d}" for k in range(4)]
+
+
 @pytest.mark.parametrize("inner", ["images", "."])
 def test_a_folder_of_volumes(tmp_path, inner):
     write_volume(tmp_path / inner / "a.nii.gz", voxels())
