@@ -1,11 +1,14 @@
 """Scores a saved segmenter on a split of a medical data set, case by case and in millimetres.
 
-    python -m eval.medical --model runs/polyps --data DATA --split validation --out runs/eval/polyps
+    python -m eval.medical --model runs/polyps --data DATA --part dev --out runs/eval/polyps
+    python -m eval.medical --model runs/polyps --data OTHER --split validation --out runs/eval/polyps
 
-DATA/SPLIT holds `images/` with `masks/` or `labels/`; of a DATA with a `dataset.json` (nnU-Net, the decathlon) the
-split is Tr or Ts. Writes `rows.jsonl` (a line per case and region), `summary.json`, `report.md` and pictures of the
-worst, the median and the best case. `--flips` averages over views mirrored along every axis: 4 of a picture, 8 of a
-volume. Under a launcher the processes share the cases and give the same rows.
+`--part` takes those cases of the DATA it was trained on that `recipes/medical.py` put there and named in splits.json:
+dev, on which the threshold was found, or test, at which nothing looked. DATA/SPLIT holds `images/` with `masks/` or
+`labels/`; of a DATA with a `dataset.json` (nnU-Net, the decathlon) the split is Tr or Ts. Writes `rows.jsonl` (a line
+per case and region), `summary.json`, `report.md` and pictures of the worst, the median and the best case. `--flips`
+averages over views mirrored along every axis, 4 of a picture, 8 of a volume, at the threshold that was found so. Under
+a launcher the processes share the cases and give the same rows.
 """
 
 import argparse
@@ -23,7 +26,7 @@ from tqdm.auto import tqdm
 from eval.claims import head_commit, machine
 from eval.medical_metrics import MedicalRow, ScoringProtocol, row_from_json, score_masks
 from eval.medical_pictures import case_picture, extreme_cases
-from eval.medical_splits import read_split, scored_regions, true_masks
+from eval.medical_splits import read_scored, scored_regions, true_masks
 from eval.medical_summary import markdown, summarise
 from eval.ranks import gather_rows, share
 from eval.rows import write_rows
@@ -46,6 +49,11 @@ class Inference:
     overlap: float
     flips: bool
 
+    @property
+    def threshold(self) -> float:
+        """The logit that masks are cut at."""
+        return self.segmenter.settings.threshold_of(self.flips)
+
     @torch.no_grad()
     def segment(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
         """Masks bool and probabilities float32 in 0..1 on the case's own grid, (K, *spatial), no background."""
@@ -57,17 +65,18 @@ class Inference:
         own = self.preprocessing.undo(logits, record)[None]
         probabilities = own.sigmoid() if config.activation == "sigmoid" else own.softmax(1)
         first = len(config.regions) - len(scored_regions(config))
-        return self.segmenter.masks_from(own)[0, first:].cpu().numpy(), probabilities[0, first:].cpu().numpy()
+        masks = self.segmenter.masks_from(own, self.flips)
+        return masks[0, first:].cpu().numpy(), probabilities[0, first:].cpu().numpy()
 
 
 def main() -> None:
     args = parser_of(__doc__.splitlines()[0], "--model").parse_args()
     protocol = ScoringProtocol(args.tolerance, args.band)
     inference = Inference(*load_segmenter(args.model), args.overlap, args.flips)
-    references = read_split(args.data, args.split, inference.segmenter.settings, args.patient)
+    references = read_scored(args, inference.segmenter.settings)
     with launched() as ranks:
         inference.segmenter.to(ranks.device)
-        rows = score_split(inference, references, protocol, ranks, f"{args.data}, {args.split}")
+        rows = score_split(inference, references, protocol, ranks, f"{args.data}, {args.part or args.split}")
         if ranks.rank > 0:
             return
     summary = described("eval.medical", args, inference, protocol, rows)
@@ -85,9 +94,10 @@ def described(
     origin = {
         "model": str(args.model),
         "data": str(args.data),
-        "split": args.split,
+        "split": args.part or args.split,
         "flips": args.flips,
-        "threshold": inference.segmenter.settings.threshold,
+        "threshold": inference.threshold,
+        "threshold_found_alike": not args.flips or inference.segmenter.settings.flips_threshold is not None,
         "protocol": asdict(protocol),
         "command": f"python -m {module} {shlex.join(sys.argv[1:])}",
         "commit": head_commit(),
@@ -99,9 +109,10 @@ def described(
 
 def head(summary: dict, protocol: ScoringProtocol) -> str:
     """What every report begins with: where its numbers come from, and their table."""
+    found = "" if summary["threshold_found_alike"] else ", found without flips: train again for one with"
     return (
         f"# {summary['model']} on {summary['split']}\n\n`{summary['command']}`\n\nCommit {summary['commit']}; "
-        f"{summary['machine']}; mask threshold {summary['threshold']:g}.\n\n{markdown(summary, protocol)}"
+        f"{summary['machine']}; mask threshold {summary['threshold']:g}{found}.\n\n{markdown(summary, protocol)}"
     )
 
 
@@ -156,7 +167,10 @@ def parser_of(what: str, model: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument(model, dest="model", required=True, help="folder of a segmenter and its preprocessing.json")
     parser.add_argument("--data", required=True, help="folder of the data set")
-    parser.add_argument("--split", default="dev")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--part", help="labelled, pool, dev or test of splits.json, of the data it was trained on")
+    which.add_argument("--split", default="dev", help="folder in DATA, or Tr or Ts of a dataset.json")
+    parser.add_argument("--splits", help="file with the parts; by default splits.json beside the model")
     parser.add_argument("--out", required=True, help="folder for rows, summary, report and pictures")
     parser.add_argument("--flips", action="store_true", help="average over views mirrored along every axis")
     parser.add_argument("--overlap", type=float, default=0.5, help="share of a patch that its neighbour covers too")

@@ -1,10 +1,10 @@
 """Shows a run of `recipes/medical.py`: its scores, its curves, its best and worst masks, and where it is unsure.
 
-    python -m eval.medical_report --run runs/medical/rn_dpo_unet2d --data DATA --split validation --out runs/report
+    python -m eval.medical_report --run runs/medical/rn_dpo_unet2d --data DATA --part dev --out runs/report
 
 As `eval.medical`, of whose files it writes the same, with the truth, the prediction and the variance over the K
 hypotheses of the run beside one another; how far these are apart (mean pairwise IoU); training curves; and dev Dice
-at its peak and after the last step. Choose a split that the run was not trained on.
+at its peak and after the last step. Choose a part or a split that the run was not trained on.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from eval.medical_curves import curves, peak_and_last, read_stages
 from eval.medical_hypotheses import hypotheses, read_pair_arguments
 from eval.medical_metrics import ScoringProtocol
 from eval.medical_pictures import case_picture
-from eval.medical_splits import read_split, true_masks
+from eval.medical_splits import read_scored, true_masks
 from popen.distributed.ranks import launched
 from popen.errors import one_line_errors
 from popen.medical.mining import Sampler
@@ -46,10 +46,10 @@ def main() -> None:
     settings = inference.segmenter.settings
     pairs = replace(pairs, sampler=args.sampler or pairs.sampler)
     sampler = sampler_of(pairs, settings.spatial_dims, settings.dropout, args.seed)
-    references = read_split(args.data, args.split, settings, args.patient)
+    references = read_scored(args, settings)
     with launched() as ranks:
         inference.segmenter.to(ranks.device)
-        rows = score_split(inference, references, protocol, ranks, f"{args.data}, {args.split}")
+        rows = score_split(inference, references, protocol, ranks, f"{args.data}, {args.part or args.split}")
         if ranks.rank > 0:
             return
     summary = described("eval.medical_report", args, inference, protocol, rows)

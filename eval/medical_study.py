@@ -75,12 +75,12 @@ class MedicalStudyArguments:
 
 def main(args: MedicalStudyArguments) -> None:
     use_all_cores()
-    references, regions = read_labelled_cases(args.train, args.regions, args.activation, None, annotators=False)
+    references, declared = read_labelled_cases(args.train, args.regions, args.activation, None, annotators=False)
     splits = split(references, args)
     channels = references[0].load().image_CHW.shape[0]
     config = SegmenterConfig(
-        args.network, len(args.patch_size), channels, regions, args.activation, tuple(args.patch_size), args.dropout,
-        options=args.network_options,
+        args.network, len(args.patch_size), channels, declared.names, args.activation, tuple(args.patch_size),
+        args.dropout, options=args.network_options, label_ids=declared.ids,
     )  # fmt: skip
     dev, test = (prepared([references[i] for i in splits[name]], args) for name in ("dev", "test"))
     if args.test:

@@ -3,11 +3,12 @@
     L="accelerate launch --config_file accelerate_config.yaml"
     $L recipes/medical.py --config recipes/medical/rn_dpo_unet2d.yaml --data DATA
 
-DATA is a folder with images/ and masks/, or one with a dataset.json (MSD, nnU-Net raw). Patients are split into
-labelled, pool and dev. Pairs come from the labelled cases (MAPO, `pairs_from: labelled`) or from the pool, whose
-labels only `judge: truth` may see. Any other judge is tried on labelled cases first, and refused or weighed where it
-would harm; `judge: regressor` learns on half of them and is tried on the other half. `pairs_from: annotators` prefers
-masks/ to what others drew of the labelled cases, in masks_2/, masks_3/ …
+DATA is a folder with images/ and masks/ or labels/, or one with a dataset.json (MSD, nnU-Net raw). Patients are split
+into labelled, pool, dev and, with a `test_share`, test; `splits.json` in the output folder has their cases for
+`eval.medical`. Pictures of `pool: FOLDER`, which nobody labelled, join the pool. Pairs come from the labelled cases
+(MAPO, `pairs_from: labelled`) or from the pool, whose labels only `judge: truth` may see. Any other judge is tried on
+labelled cases first, and refused or weighed where it would harm; `judge: regressor` learns on half of them and is
+tried on the rest. `pairs_from: annotators` prefers masks/ to what others drew of the labelled cases, in masks_2/ …
 """
 
 from copy import deepcopy
@@ -20,15 +21,17 @@ import torch
 from transformers import set_seed
 
 from popen.data.medical_sources import read_labelled_cases
-from popen.data.patient_splits import first_patients, split_by_patient
+from popen.data.patient_splits import write_splits
 from popen.data.safe_io import DataError, write_json
+from popen.data.unlabelled_pool import read_unlabelled_cases
 from popen.medical.annotators import annotated_examples
-from popen.medical.calibration import calibrate_threshold
-from popen.medical.cohort import Prepared, prepare
+from popen.medical.calibration import calibrated
+from popen.medical.cohort import Prepared
+from popen.medical.data_split import prepare_parts, split_cases
 from popen.medical.examples import Streams
 from popen.medical.loss_choices import LossArguments, objective_of, supervised_of
 from popen.medical.pair_choices import PairArguments
-from popen.medical.pair_rounds import paired_examples, taught_judge, tried_judge
+from popen.medical.pair_rounds import paired_examples, steps_of_rounds, taught_judge, tried_judge
 from popen.medical.segmenter import Segmenter, SegmenterConfig
 from popen.medical.transforms import Preprocessing
 from popen.medical.views import flip_views
@@ -42,7 +45,10 @@ from popen.training.optimizer_states import check_optimizer
 class ScriptArguments:
     """Data, network and stages."""
 
-    data: str = field(metadata={"help": "Folder with images/ and masks/, or with a dataset.json."})
+    data: str = field(metadata={"help": "Folder with images/ and masks/ or labels/, or with a dataset.json."})
+    pool: str | None = field(
+        default=None, metadata={"help": "Folder of pictures without labels, as images/ or a dataset.json's Ts."}
+    )
     network: str = field(default="unet", metadata={"help": "A name of popen.medical.networks."})
     network_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "Its keyword arguments."})
     activation: Literal["sigmoid", "softmax"] = field(
@@ -51,6 +57,9 @@ class ScriptArguments:
     regions: list[str] = field(
         default_factory=lambda: ["foreground"], metadata={"help": "Names of the masks; dataset.json has its own."}
     )
+    label_ids: list[int] | None = field(
+        default=None, metadata={"help": "Of each region in the label maps of labels/; 1, 2 … by default."}
+    )
     patch_size: list[int] = field(default_factory=lambda: [128, 128], metadata={"help": "Voxels per axis."})
     spacing: list[float] | None = field(default=None, metadata={"help": "mm to resample to; each case's own."})
     scale: Literal["z-score", "range", "8-bit"] = field(default="z-score", metadata={"help": "Of intensities."})
@@ -58,6 +67,7 @@ class ScriptArguments:
     dropout: float = field(default=0.1, metadata={"help": "Of the network; injected where it has none."})
     patient: str | None = field(default=None, metadata={"help": "Regular expression for the patient in a name."})
     dev_share: float = field(default=0.2, metadata={"help": "Share of patients that the threshold is found on."})
+    test_share: float = field(default=0.0, metadata={"help": "Share of patients that nothing here looks at."})
     labelled: int | None = field(default=None, metadata={"help": "Patients with labels; all by default."})
     base_steps: int = field(default=600, metadata={"help": "Supervised steps before preferences."})
     base_learning_rate: float = field(default=1e-3, metadata={"help": "Of these steps."})
@@ -70,18 +80,22 @@ class ScriptArguments:
 
 def main(script: ScriptArguments, pairs: PairArguments, losses: LossArguments, training: MedicalArguments) -> None:
     check_optimizer(training)
+    steps = checked_rounds(script, pairs, training)
     set_seed(training.seed)
     use_all_cores()
     drawn = script.pairs_from == "annotators"
-    references, regions = read_labelled_cases(script.data, script.regions, script.activation, script.patient, drawn)
+    references, regions = read_labelled_cases(
+        script.data, script.regions, script.activation, script.patient, drawn, script.label_ids
+    )
     channels = references[0].load().image_CHW.shape[0]
     config = SegmenterConfig(
-        script.network, len(script.patch_size), channels, regions, script.activation, tuple(script.patch_size),
-        script.dropout, spacing=tuple(script.spacing) if script.spacing else None, options=script.network_options,
+        script.network, len(script.patch_size), channels, regions.names, script.activation,
+        tuple(script.patch_size), script.dropout, spacing=tuple(script.spacing) if script.spacing else None,
+        options=script.network_options, label_ids=regions.ids,
     )  # fmt: skip
     preprocessing = Preprocessing(config.patch_size, config.spacing, script.scale, script.fit)
-    dev, labelled, pool = cohorts(script, pairs, references, preprocessing, training.seed)
-    print(f"{len(labelled)} labelled, {len(pool)} in the pool, {len(dev)} dev windows; {', '.join(regions)}")
+    dev, labelled, pool = cohorts(script, pairs, references, preprocessing, training, channels)
+    print(f"{len(labelled)} labelled, {len(pool)} in the pool, {len(dev)} dev windows; {', '.join(regions.names)}")
 
     model = Segmenter(config)
     rate = {"learning_rate": script.base_learning_rate, "max_steps": script.base_steps}
@@ -92,11 +106,10 @@ def main(script: ScriptArguments, pairs: PairArguments, losses: LossArguments, t
         supervised=supervised_of(losses, script.activation),
     )  # fmt: skip
     learn(replace(training, output_dir=str(out / "base"), **rate), pool=[])
-    rounds = script.rounds if training.preference_weight or training.winner_weight else 0
-    judged = rounds > 0 and not drawn
+    judged = bool(steps) and not drawn
     regressor, unseen = taught_judge(model, labelled, pairs, training.seed) if judged else (None, labelled)
     reference, weights = deepcopy(model).eval(), None
-    for number in range(rounds):
+    for number, own_steps in enumerate(steps):
         if judged and pairs.judge != "truth":
             tried = tried_judge(model, unseen, pairs, training.seed, regressor)
             weights = tried.weights
@@ -108,33 +121,41 @@ def main(script: ScriptArguments, pairs: PairArguments, losses: LossArguments, t
         else:
             examples, summary = paired_examples(model, before, source, pairs, seed, regressor, weights)
         print(f"round {number + 1} of {script.rounds}: {summary}")
-        share = {"max_steps": training.max_steps // script.rounds, "seed": seed}
+        share = {"max_steps": own_steps, "seed": seed}
         learn(replace(training, output_dir=str(out / f"round_{number + 1}"), **share), pool=examples)
-    threshold, dice = calibrate_threshold(model, dev)
-    model.settings = replace(model.settings, threshold=threshold)
+    model.settings, found = calibrated(model, dev)
     model.save_pretrained(out)
     preprocessing.save_pretrained(out)
     write_json(out / "pairs.json", asdict(pairs))
-    print(f"{out}: threshold {threshold:+.2f}, dev Dice {dice:.4f} on {len(dev)} windows")
+    print(f"{out}: {found} on {len(dev)} windows")
+
+
+def checked_rounds(script: ScriptArguments, pairs: PairArguments, training: MedicalArguments) -> list[int]:
+    """The steps of each round of preferences; what cannot be done is refused before anything is read."""
+    if training.resume_from_checkpoint:
+        raise DataError("resume_from_checkpoint: a run has stages with mining between them; leave it out, start anew")
+    preferred = training.preference_weight or training.winner_weight
+    if script.pool and (script.pairs_from != "pool" or not preferred):
+        raise DataError(
+            "pool: used with pairs_from: pool and a preference or winner weight; set them, or leave it out"
+        )
+    if script.pool and pairs.judge == "truth":
+        raise DataError("pool: nobody labelled it, and judge: truth needs labels; take another judge, or leave it out")
+    return steps_of_rounds(training.max_steps, script.rounds) if preferred else []
 
 
 def cohorts(
-    script: ScriptArguments, pairs: PairArguments, references, preprocessing: Preprocessing, seed: int
+    script: ScriptArguments, pairs: PairArguments, references, preprocessing: Preprocessing, training, channels: int
 ) -> tuple[list[Prepared], list[Prepared], list[Prepared]]:
-    """Dev, labelled and pool; the pool's masks are loaded for `judge: truth` alone."""
-    patients = [own.patient for own in references]
-    split = split_by_patient(patients, {"train": 1 - script.dev_share, "dev": script.dev_share}, seed)
-    train = [references[i] for i in split["train"]]
-    names = [own.patient for own in train]
-    count = script.labelled or len(set(names))
-    kept = set(first_patients(names, count, seed))
-    rest = [own for i, own in enumerate(train) if i not in kept]
-    if script.pairs_from == "pool" and not rest:
-        raise DataError(f"labelled = {count}: all patients are labelled and none is left for pairs_from: pool")
-    size = tuple(script.patch_size)
-    labelled = prepare([train[i] for i in sorted(kept)], preprocessing, size, labelled=True)
-    pool = prepare(rest, preprocessing, size, labelled=pairs.judge == "truth")
-    return prepare([references[i] for i in split["dev"]], preprocessing, size, labelled=True), labelled, pool
+    """Dev, labelled and pool, whose names are written down; the pool's masks are loaded for `judge: truth` alone."""
+    further = read_unlabelled_cases(script.pool, channels, script.patient) if script.pool else []
+    parts = split_cases(
+        references, script.dev_share, script.test_share, script.labelled, training.seed, further, bool(script.patient)
+    )
+    if script.pairs_from == "pool" and not parts["pool"] and not further:
+        raise DataError(f"labelled = {script.labelled}: all patients are, none is left for the pool; label less")
+    write_splits(training.output_dir, {name: [own.case_id for own in part] for name, part in parts.items()})
+    return prepare_parts(parts, preprocessing, tuple(script.patch_size), pairs.judge == "truth")
 
 
 def fit(

@@ -3,7 +3,7 @@
 Regions may share ids, as BraTS has them: the whole tumour is [1, 2, 3], its core [2, 3], the enhancing part [3].
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,23 +80,50 @@ def read_regions(labels: Any, where: str, activation: str | None = None) -> Labe
     return LabelRegions(tuple(regions), tuple(regions.values()), "sigmoid")
 
 
-def label_map(masks: np.ndarray, activation: str) -> np.ndarray:
-    """One map of the masks: 0 where no region is, else the number of the region.
+def declared_regions(names: Sequence[str], activation: str, ids: Sequence[int] | None = None) -> LabelRegions:
+    """Regions of one id each, of data without a dataset.json.
 
-    Under softmax the number is the channel, of which 0 is the background. Under sigmoid it is the channel plus 1, and
-    where regions overlap the smaller lies on top, so that a core stays visible in its tumour.
+    Args:
+        names: of the regions; under softmax "background" is put in front where it is not the first.
+        ids: of the regions beside the background, 1, 2 … by default.
+    Raises:
+        DataError: a name twice, another number of ids than of names, or what `read_regions` refuses.
+    """
+    told = list(names[1:] if activation == "softmax" and names[:1] == [BACKGROUND] else names)
+    if len(set(told)) < len(told) or BACKGROUND in told:
+        raise DataError(f"regions {list(names)}: give each name once, without {BACKGROUND!r}")
+    numbers = list(range(1, len(told) + 1)) if ids is None else list(ids)
+    if len(numbers) != len(told):
+        raise DataError(
+            f"label_ids {numbers}: {len(told)} regions have names; give an id for each of {', '.join(told)}"
+        )
+    return read_regions({BACKGROUND: 0} | dict(zip(told, numbers, strict=True)), "label_ids", activation)
+
+
+def label_map(masks: np.ndarray, ids: Sequence[Sequence[int]]) -> np.ndarray:
+    """One map of the masks: 0 where no region is, else the id of the regions that hold a pixel.
+
+    Of several ids that mean the same regions the first of their numbers is written. Where no id means just the regions
+    of a pixel, the smaller one lies on top, so that a core stays visible in its tumour.
 
     Args:
         masks: bool (K, *spatial).
+        ids: of each region, from 0 to 255, as in `LabelRegions`.
     Returns:
         uint8 (*spatial).
     Raises:
-        ValueError: not such masks, or more of them than 255.
+        ValueError: not such masks, or no ids for each of them.
     """
-    if masks.dtype != np.bool_ or masks.ndim < 2 or len(masks) >= LARGEST_ID:
-        raise ValueError(f"masks: {masks.dtype} {masks.shape}; give bool (K, *spatial) with K under {LARGEST_ID}")
+    known = len(masks) == len(ids) and all(len(own) and all(0 <= i <= LARGEST_ID for i in own) for own in ids)
+    if masks.dtype != np.bool_ or masks.ndim < 2 or not known:
+        raise ValueError(
+            f"masks: {masks.dtype} {masks.shape}; give bool (K, *spatial) and ids from 0 to {LARGEST_ID} for each of K"
+        )
+    holders = {label: [label in own for own in ids] for label in {i for own in ids for i in own}}
     labels = np.zeros(masks.shape[1:], np.uint8)
-    first = 0 if activation == "softmax" else 1
     for channel in sorted(range(len(masks)), key=lambda k: -int(masks[k].sum())):
-        labels[masks[channel]] = channel + first
+        labels[masks[channel]] = min(ids[channel], key=lambda label: (sum(holders[label]), label))
+    for label in sorted((label for label, held in holders.items() if sum(held) > 1), reverse=True):
+        held = np.array(holders[label]).reshape(-1, *(1,) * labels.ndim)
+        labels[(masks == held).all(0)] = label
     return labels

@@ -25,6 +25,7 @@ class PictureCase:
     """A picture and its black-and-white mask, by file; without a mask the case is unlabelled.
 
     further: the masks of further annotators.
+    background: what is not foreground is a region too, the first one, as a softmax needs it.
     """
 
     case_id: str
@@ -33,9 +34,10 @@ class PictureCase:
     mask: Path | None
     channels: int = 3
     further: tuple[Path, ...] = ()
+    background: bool = False
 
     def examine(self) -> Examined:
-        """Read all files; the picture is float32 (channels, H, W) from 0 to 255, the mask bool (1, H, W)."""
+        """Read all files; the picture is float32 (channels, H, W) from 0 to 255, the mask bool (1 or 2, H, W)."""
         image_CHW = None
         faults, masks, grey = [], [], 0
         try:
@@ -58,6 +60,8 @@ class PictureCase:
         if faults or image_CHW is None:
             return Examined(None, tuple(faults), grey=grey)
         faults += [empty_mask(file) for file, own in zip(files, masks, strict=True) if not own.any()]
+        if self.background:
+            masks = [np.concatenate([~own, own]) for own in masks]
         first, *further = masks or [None]
         case = Case(self.case_id, self.patient, image_CHW, first, (1.0, 1.0), further_masks=tuple(further))
         return Examined(case, tuple(faults), grey=grey)
@@ -107,6 +111,7 @@ def read_image_folder(
     patient: str | None = None,
     channels: int = 3,
     further: Sequence[str] = (),
+    background: bool = False,
 ) -> Sequence[PictureCase]:
     """List the pairs of picture and mask of a folder.
 
@@ -117,10 +122,11 @@ def read_image_folder(
         patient: regular expression with one group, the patient's name in a stem; every case is a patient by default.
         channels: 3 for RGB, 1 for luminance.
         further: subfolders with the masks of further annotators, named as `masks` are.
+        background: give masks of two regions, of which the first is what is not foreground.
     Raises:
         DataError: no such folder, no pairs, a file without its partner, or a name that stands twice.
     """
-    return list_image_folder(folder, images, masks, mask_suffix, patient, channels, further).checked()
+    return list_image_folder(folder, images, masks, mask_suffix, patient, channels, further, background).checked()
 
 
 def list_image_folder(
@@ -131,6 +137,7 @@ def list_image_folder(
     patient: str | None = None,
     channels: int = 3,
     further: Sequence[str] = (),
+    background: bool = False,
 ) -> Listing:
     """As `read_image_folder`, with everything that is wrong beside the pairs that are right."""
     root, patient_of = Path(folder), patient_names(patient)
@@ -141,7 +148,10 @@ def list_image_folder(
         faults += [fault for fault in wrong if fault not in faults]
         for name, _, mask in theirs:
             others.setdefault(name, []).append(mask)
-    cases = [PictureCase(name, patient_of(name), *files, channels, tuple(others[name])) for name, *files in pairs]
+    cases = [
+        PictureCase(name, patient_of(name), *files, channels, tuple(others[name]), background)
+        for name, *files in pairs
+    ]
     return Listing(tuple(cases), tuple(faults))
 
 

@@ -1,10 +1,13 @@
 """Splits of a data set by patient: two pictures of one person are never on both sides."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from popen.data.safe_io import DataError
+from popen.data.safe_io import DataError, read_json, storage_error, write_json
+
+SPLITS = "splits.json"
 
 
 def split_by_patient(patients: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[str, tuple[int, ...]]:
@@ -64,6 +67,33 @@ def check_patients_apart(splits: Mapping[str, Iterable[str]]) -> None:
                     f"patient {patient!r}: in the splits {first_in[patient]!r} and {name!r}; keep all cases in one"
                 )
             first_in[patient] = name
+
+
+def write_splits(folder: str | Path, parts: Mapping[str, Sequence[str]]) -> None:
+    """Write the names of the cases of each part into `splits.json` of a folder, which is made; StorageError."""
+    path = Path(folder) / SPLITS
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, path, "nothing was written") from error
+    write_json(path, {name: list(cases) for name, cases in parts.items()})
+
+
+def read_split_part(path: str | Path, part: str) -> tuple[str, ...]:
+    """The names of the cases of a part, as `write_splits` wrote them.
+
+    Raises:
+        DataError: no such file, not such a file, no such part, or a part without cases.
+    """
+    found = read_json(path, max_bytes=2**26)
+    if not isinstance(found, Mapping) or not all(
+        isinstance(cases, list) and all(isinstance(case, str) for case in cases) for cases in found.values()
+    ):
+        raise DataError(f"{path}: expected lists of case names by part; give the {SPLITS} of recipes/medical.py")
+    if not found.get(part):
+        there = ", ".join(f"{name} ({len(cases)})" for name, cases in found.items() if cases)
+        raise DataError(f"{path}: no cases in the part {part!r}; there: {there or 'none'}")
+    return tuple(found[part])
 
 
 def _shuffled(patients: Sequence[str], seed: int) -> list[str]:

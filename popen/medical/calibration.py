@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 
 from popen.medical.cohort import Prepared
+from popen.medical.configuration import SegmenterConfig
 from popen.medical.inference import batch_logits
 from popen.medical.segmenter import Segmenter
-from popen.medical.views import View
+from popen.medical.views import View, flip_views
 from popen.preference.mask_judging import dice_with_truth
 
 THRESHOLDS = torch.linspace(-3, 3, 25).tolist()
@@ -47,3 +48,16 @@ def calibrate_threshold(
     segmenter.settings = own
     best = max(THRESHOLDS, key=lambda threshold: (round(sums[threshold], 9), -abs(threshold)))
     return best, sums[best] / len(cases)
+
+
+def calibrated(segmenter: Segmenter, cases: Sequence[Prepared]) -> tuple[SegmenterConfig, str]:
+    """The settings with a threshold for single predictions and one for those averaged over flips, and what was found.
+
+    Raises:
+        ValueError: no cases.
+    """
+    settings = segmenter.settings
+    single, dice = calibrate_threshold(segmenter, cases)
+    flips, flips_dice = calibrate_threshold(segmenter, cases, flip_views(settings.spatial_dims))
+    told = f"threshold {single:+.2f}, with flips {flips:+.2f}; dev Dice {dice:.4f}, with flips {flips_dice:.4f}"
+    return replace(settings, threshold=single, flips_threshold=flips), told

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from popen.data.label_regions import LARGEST_ID
 from popen.data.safe_io import DataError
 
 
@@ -23,6 +24,9 @@ class SegmenterConfig:
         dropout: share in [0, 1) that the network's dropout leaves out; 0 builds a network without any.
         threshold: the logit above which a voxel belongs to a mask; with "softmax", what the best region must have over
             the background. Calibrated on held-out cases, 0 by default.
+        flips_threshold: the same for predictions averaged over flips; None where nobody calibrated it.
+        label_ids: of each region the ids that it has in the data set's label maps; None numbers them by their place,
+            from 1, or from 0 with "softmax".
         spacing: millimetres per voxel and axis that pictures are resampled to; None leaves theirs.
         options: keyword arguments of the network's function in `popen.medical.networks`.
     Raises:
@@ -39,11 +43,13 @@ class SegmenterConfig:
     threshold: float = 0.0
     spacing: tuple[float, ...] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    flips_threshold: float | None = None
+    label_ids: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("regions", "patch_size", "spacing"):
+        for name in ("regions", "patch_size", "spacing", "label_ids"):
             if isinstance(getattr(self, name), list):  # JSON knows no tuples
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+                object.__setattr__(self, name, _tuples(getattr(self, name)))
         if not isinstance(self.options, dict):
             raise self._refused("options", "must be a dict of the network's keyword arguments")
         object.__setattr__(self, "options", {str(key): _frozen(key, value) for key, value in self.options.items()})
@@ -60,10 +66,23 @@ class SegmenterConfig:
             raise self._refused("dropout", "must be a share in [0, 1)")
         if not _number(self.threshold):
             raise self._refused("threshold", "must be a finite logit")
+        if self.flips_threshold is not None and not _number(self.flips_threshold):
+            raise self._refused("flips_threshold", "must be a finite logit, or null")
+        self._check_ids()
         if self.spacing is not None and not (
             self._per_axis(self.spacing) and all(_number(mm) and mm > 0 for mm in self.spacing)
         ):
             raise self._refused("spacing", f"must be {self.spatial_dims} millimetres above 0, or null")
+
+    @property
+    def ids(self) -> tuple[tuple[int, ...], ...]:
+        """The ids of each region in label maps: the data set's where they are known."""
+        first = 0 if self.activation == "softmax" else 1
+        return self.label_ids or tuple((first + k,) for k in range(len(self.regions)))
+
+    def threshold_of(self, flips: bool) -> float:
+        """The threshold of predictions averaged over flips, or of single ones; the latter's where it has no other."""
+        return self.threshold if not flips or self.flips_threshold is None else self.flips_threshold
 
     def to_dict(self) -> dict[str, Any]:
         """What `config.json` holds; `from_dict` reads it back to an equal configuration."""
@@ -84,7 +103,7 @@ class SegmenterConfig:
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
         except TypeError:
-            optional = {"dropout", "threshold", "spacing", "options"}
+            optional = {"dropout", "threshold", "spacing", "options", "flips_threshold", "label_ids"}
             missing = sorted(known - optional - set(values))
             raise DataError(f"{name}: key {missing[0]!r} is missing; write the folder again") from None
 
@@ -97,11 +116,27 @@ class SegmenterConfig:
         if self.activation == "softmax" and (len(self.regions) < 2 or self.regions[0] != "background"):
             raise self._refused("regions", "must begin with 'background' and go on with another, for softmax")
 
+    def _check_ids(self) -> None:
+        if self.label_ids is None:
+            return
+        whole = isinstance(self.label_ids, tuple) and all(
+            isinstance(own, tuple) and own and all(type(i) is int and 0 <= i <= LARGEST_ID for i in own)
+            for own in self.label_ids
+        )
+        if not whole or len(self.label_ids) != len(self.regions):
+            raise self._refused(
+                "label_ids", f"must be ids from 0 to {LARGEST_ID} for each of {len(self.regions)} regions"
+            )
+
     def _per_axis(self, values: Any) -> bool:
         return isinstance(values, tuple) and len(values) == self.spatial_dims
 
     def _refused(self, name: str, reason: str) -> DataError:
         return DataError(f"{name} {getattr(self, name)!r} {reason}")
+
+
+def _tuples(values: list) -> tuple:
+    return tuple(_tuples(value) if isinstance(value, list) else value for value in values)
 
 
 def _whole(value: Any) -> bool:

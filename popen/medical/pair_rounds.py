@@ -31,6 +31,17 @@ class Tried:
         return f"{self.report}" if self.weights is None else f"{self.report}; unfit, its pairs get a {self.weights}"
 
 
+def steps_of_rounds(max_steps: int, rounds: int) -> list[int]:
+    """The steps of each round, as equal as they come and together `max_steps`.
+
+    Raises:
+        DataError: no round, or one without a step.
+    """
+    if not 1 <= rounds <= max_steps:
+        raise DataError(f"rounds = {rounds}, max_steps = {max_steps}: each round needs a step; change one of them")
+    return [max_steps * (n + 1) // rounds - max_steps * n // rounds for n in range(rounds)]
+
+
 def taught_judge(
     segmenter: Segmenter, labelled: Sequence[Prepared], args: PairArguments, seed: int
 ) -> tuple[QualityRegressor | None, Sequence[Prepared]]:

@@ -21,12 +21,14 @@ from popen.medical.transforms import Preprocessing
 class Segmented:
     """The masks bool (K, *spatial) of a file on its own grid with the names of the regions.
 
+    ids: of each region in label maps, as the data set has them.
     volume: the NIfTI input, for its grid; None for a picture.
     """
 
     masks: np.ndarray
     regions: tuple[str, ...]
     activation: str
+    ids: tuple[tuple[int, ...], ...]
     case: Case
     volume: Volume | None
 
@@ -52,7 +54,7 @@ class Segmented:
         """
         if self.volume is None:
             raise DataError(f"{path}: the input is a picture and no volume; draw its masks over it")
-        write_label_volume(path, label_map(self.masks, self.activation), self.volume)
+        write_label_volume(path, label_map(self.masks, self.ids), self.volume)
 
 
 def output_path(path: str | Path, wanted: str | Path | None = None) -> Path:
@@ -88,7 +90,7 @@ def segment_case(
     logits = predict_logits(segmenter, picture.to(device), segmenter.settings.patch_size, overlap, flips, progress)
     own = preprocessing.undo(logits, record)
     with torch.no_grad():
-        return segmenter.masks_from(own[None])[0].cpu().numpy()
+        return segmenter.masks_from(own[None], bool(flips))[0].cpu().numpy()
 
 
 def segment_file(path: str | Path, segmenter: nn.Module, preprocessing: Preprocessing) -> Segmented:
@@ -110,7 +112,7 @@ def segment_file(path: str | Path, segmenter: nn.Module, preprocessing: Preproce
         volume = _volume(Path(path), config.in_channels)
         case = Case(Path(path).name, "", volume.values_CXYZ, None, volume.spacing, volume.affine)
     masks = segment_case(segmenter, preprocessing, case, progress=True)
-    return Segmented(masks, tuple(config.regions), config.activation, case, volume)
+    return Segmented(masks, tuple(config.regions), config.activation, config.ids, case, volume)
 
 
 def _volume(path: Path, channels: int) -> Volume:

@@ -57,8 +57,8 @@ class Segmenter(nn.Module):
             raise ValueError(f"network {self.settings.network} gives {tuple(levels[0].shape)}, expected {expected}")
         return levels
 
-    def masks_from(self, logits: torch.Tensor) -> torch.Tensor:
-        """Masks bool (B, K, *spatial) of logits float (B, K, *spatial).
+    def masks_from(self, logits: torch.Tensor, flips: bool = False) -> torch.Tensor:
+        """Masks bool (B, K, *spatial) of logits float (B, K, *spatial); with `flips`, of those averaged over flips.
 
         "sigmoid": logits above the threshold. "softmax": one region per voxel, the arg max after the threshold was
         added to the background; the first wins a tie.
@@ -70,8 +70,8 @@ class Segmenter(nn.Module):
         if logits.dim() != self.settings.spatial_dims + 2 or logits.shape[1] != count:
             raise ValueError(f"logits {tuple(logits.shape)}: expected (B, {count}, *spatial)")
         if self.settings.activation == "sigmoid":
-            return logits > self.settings.threshold
-        background, others = logits[:, :1] + self.settings.threshold, logits[:, 1:]
+            return logits > self.settings.threshold_of(flips)
+        background, others = logits[:, :1] + self.settings.threshold_of(flips), logits[:, 1:]
         best = torch.cat([background, others], 1).argmax(1, keepdim=True)
         return torch.zeros_like(logits, dtype=torch.bool).scatter_(1, best, True)
 

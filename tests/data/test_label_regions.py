@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from popen.data.label_regions import LabelRegions, label_map, read_regions
+from popen.data.label_regions import LabelRegions, declared_regions, label_map, read_regions
 from popen.data.safe_io import DataError
 
 BRATS = {"background": 0, "whole tumour": [1, 2, 3], "tumour core": [2, 3], "enhancing": [3]}
@@ -65,18 +65,68 @@ def test_the_smaller_region_lies_on_top_whatever_the_order():
     regions = read_regions(BRATS, "x")
     labels = np.array([0, 1, 1, 2, 3])
     masks = regions.masks(labels)
-    assert label_map(masks, "sigmoid").tolist() == labels.tolist()
-    assert label_map(masks[::-1], "sigmoid").tolist() == [0, 3, 3, 2, 1]
+    apart = [(1,), (2,), (3,)]  # no id means two of them, as without a dataset.json
+    assert label_map(masks, apart).tolist() == labels.tolist()
+    assert label_map(masks[::-1], apart).tolist() == [0, 3, 3, 2, 1]
+
+
+@pytest.mark.parametrize("whole, core, enhancing", [([1, 2, 3], [2, 3], [3]), ([1, 2, 4], [1, 4], [4])])
+def test_regions_in_one_another_give_their_ids_back(whole, core, enhancing):
+    """nnU-Net's numbers, and BraTS's own until 2021, where the oedema is 2 and the necrosis 1."""
+    regions = read_regions({"background": 0, "whole": whole, "core": core, "enhancing": enhancing}, "x")
+    labels = np.random.default_rng(0).choice([0, *whole], (4, 5, 6))
+    assert (label_map(regions.masks(labels), regions.ids) == labels).all()
+    stray = np.array([False, False, True])[:, None]  # a core that is in no tumour, which no id means
+    assert label_map(stray, regions.ids).tolist() == enhancing
+
+
+def test_of_two_regions_that_overlap_the_id_says_which_ones():
+    labels = np.array([0, 5, 6, 7, 5])
+    regions = read_regions({"background": 0, "left": [5, 6], "right": [6, 7]}, "x")
+    assert label_map(regions.masks(labels), regions.ids).tolist() == labels.tolist()
+
+
+def test_of_ids_that_mean_the_same_the_first_is_written():
+    regions = read_regions({"background": 0, "tumour": [9, 4], "organ": [2]}, "x", "softmax")
+    assert label_map(regions.masks(np.array([0, 9, 4, 2])), regions.ids).tolist() == [0, 4, 4, 2]
+
+
+def test_regions_without_a_dataset_json():
+    assert declared_regions(["a", "b"], "sigmoid") == LabelRegions(("a", "b"), ((1,), (2,)), "sigmoid")
+    wanted = LabelRegions(("background", "a", "b"), ((0,), (1,), (4,)), "softmax")
+    assert declared_regions(["a", "b"], "softmax", [1, 4]) == wanted
+    assert declared_regions(["background", "a", "b"], "softmax", [1, 4]) == wanted
+
+
+@pytest.mark.parametrize(
+    "names, activation, ids, message",
+    [
+        (["a", "a"], "sigmoid", None, r"regions \['a', 'a'\]: give each name once, without 'background'"),
+        (["background", "a"], "sigmoid", None, "without 'background'"),
+        (["a", "b"], "sigmoid", [1], r"label_ids \[1\]: 2 regions have names; give an id for each of a, b"),
+        (["a"], "sigmoid", [300], r"label_ids: label 'a': \[300\]; give ids from 0 to 255"),
+        (["a"], "sigmoid", [0], "label_ids: id 0 must be the background's alone"),
+        (["a", "b"], "softmax", [2, 2], "label_ids: regions share ids"),
+        (["background"], "softmax", None, "label_ids: no label beside the background"),
+    ],
+)
+def test_declarations_that_cannot_be_used(names, activation, ids, message):
+    with pytest.raises(DataError, match=message):
+        declared_regions(names, activation, ids)
 
 
 def test_one_hot_masks_give_their_labels_back():
     labels = np.random.default_rng(0).integers(0, 3, (4, 5, 6))
-    masks = read_regions({"background": 0, "a": 1, "b": 2}, "x").masks(labels)
-    assert (label_map(masks, "softmax") == labels).all() and label_map(masks, "softmax").dtype == np.uint8
+    regions = read_regions({"background": 0, "a": 1, "b": 2}, "x")
+    written = label_map(regions.masks(labels), regions.ids)
+    assert (written == labels).all() and written.dtype == np.uint8
 
 
 def test_masks_of_another_type_are_refused():
     with pytest.raises(ValueError, match=r"masks: int64 \(2, 3\); give bool"):
-        label_map(np.zeros((2, 3), np.int64), "sigmoid")
-    with pytest.raises(ValueError, match=r"\(255, 1\); give bool \(K, \*spatial\) with K under 255"):
-        label_map(np.zeros((255, 1), bool), "sigmoid")
+        label_map(np.zeros((2, 3), np.int64), [(1,), (2,)])
+    for ids in ([(1,)], [(1,), ()], [(1,), (256,)]):
+        with pytest.raises(
+            ValueError, match=r"\(2, 3\); give bool \(K, \*spatial\) and ids from 0 to 255 for each of K"
+        ):
+            label_map(np.zeros((2, 3), bool), ids)

@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popen.data.patient_splits import check_patients_apart, first_patients, split_by_patient
-from popen.data.safe_io import DataError
+from popen.data.patient_splits import (
+    check_patients_apart,
+    first_patients,
+    read_split_part,
+    split_by_patient,
+    write_splits,
+)
+from popen.data.safe_io import DataError, StorageError
 
 PATIENTS = [f"p{i // 3}" for i in range(60)]  # 20 patients of 3 cases
 
@@ -62,3 +68,23 @@ def test_a_patient_in_two_splits_is_named():
     check_patients_apart({"train": ["a", "a", "b"], "dev": ["c"]})
     with pytest.raises(DataError, match="patient 'b': in the splits 'train' and 'dev'; keep all cases in one"):
         check_patients_apart({"train": ["a", "b"], "dev": ["b", "c"]})
+
+
+def test_parts_are_written_and_read(tmp_path):
+    write_splits(tmp_path / "new", {"labelled": ("b", "a"), "dev": ["c"], "test": ()})
+    file = tmp_path / "new" / "splits.json"
+    assert read_split_part(file, "labelled") == ("b", "a") and read_split_part(file, "dev") == ("c",)
+    for part in ("test", "Ts"):
+        with pytest.raises(DataError, match=rf"no cases in the part '{part}'; there: labelled \(2\), dev \(1\)$"):
+            read_split_part(file, part)
+    with pytest.raises(DataError, match=r"nowhere\.json: no such file"):
+        read_split_part(tmp_path / "nowhere.json", "dev")
+    with pytest.raises(StorageError, match="nothing was written"):
+        write_splits(file / "below", {})
+
+
+@pytest.mark.parametrize("content", ["[]", '{"dev": "a"}', '{"dev": [1]}'])
+def test_what_is_no_file_of_parts(tmp_path, content):
+    (tmp_path / "splits.json").write_text(content)
+    with pytest.raises(DataError, match=r"expected lists of case names by part; give the splits\.json of recipes/med"):
+        read_split_part(tmp_path / "splits.json", "dev")

@@ -12,6 +12,7 @@ from eval import medical
 from eval.medical_metrics import ScoringProtocol, read_medical_rows
 from eval.medical_splits import read_split, scored_regions, true_masks
 from popen.data.medical_case import Case
+from popen.data.patient_splits import write_splits
 from popen.data.safe_io import DataError, read_image
 from popen.distributed.ranks import Ranks
 from popen.medical.configuration import SegmenterConfig
@@ -102,6 +103,41 @@ def test_the_same_run_gives_the_same_rows_and_flips_others(monkeypatch, model, d
     first, again = (evaluate(monkeypatch, model, data, tmp_path / name)[0] for name in ("a", "b"))
     flipped, summary = evaluate(monkeypatch, model, data, tmp_path / "c", "--flips")
     assert first == again != flipped and summary["flips"]
+    assert ", found without flips" in (tmp_path / "c" / "report.md").read_text()
+    assert ", found without flips" not in (tmp_path / "a" / "report.md").read_text()
+
+
+def test_a_part_of_the_data_that_a_run_was_trained_on(monkeypatch, model, data, tmp_path):
+    """The parts are beside the model, or in a file that is named; the cases are in the folder without a split."""
+    write_splits(tmp_path / "run", {"labelled": ["p0", "p2"], "dev": ["p1", "p3"], "test": []})
+    for file in ("config.json", "model.safetensors", "preprocessing.json"):
+        (tmp_path / "run" / file).write_bytes((model / file).read_bytes())
+    rows, summary = evaluate(monkeypatch, tmp_path / "run", data / "dev", tmp_path / "out", "--part", "dev")
+    assert [row.case for row in rows] == ["p1", "p3"] and summary["split"] == "dev"
+    named = ["--splits", str(tmp_path / "run" / "splits.json")]
+    rows, _ = evaluate(monkeypatch, model, data / "dev", tmp_path / "out", "--part", "labelled", *named)
+    assert [row.case for row in rows] == ["p0", "p2"]
+    with pytest.raises(DataError, match=r"splits\.json: of its parts none is asked for; add --part dev"):
+        evaluate(monkeypatch, model, data / "dev", tmp_path / "out", *named)
+    with pytest.raises(
+        DataError, match=r"splits\.json: no cases in the part 'test'; there: labelled \(2\), dev \(2\)"
+    ):
+        evaluate(monkeypatch, model, data / "dev", tmp_path / "out", "--part", "test", *named)
+    write_splits(tmp_path / "other", {"dev": ["p1", "q1", "q2"]})
+    with pytest.raises(DataError, match=r"dev: 2 cases of dev in .* are not in it, first q1; give the data that"):
+        evaluate(
+            monkeypatch, model, data / "dev", tmp_path / "out", "--part", "dev", "--splits",
+            str(tmp_path / "other" / "splits.json"),
+        )  # fmt: skip
+
+
+def test_predictions_averaged_over_flips_have_a_threshold_of_their_own(data):
+    """Logits of ±6: at a threshold of 7 there is nothing to see."""
+    case = read_split(data, "dev", configuration())[0].load()
+    for flips, seen in ((False, True), (True, False)):
+        segmenter = Segmenter(configuration(flips_threshold=7.0), Reddish()).eval()
+        inference = medical.Inference(segmenter, Preprocessing((32, 32), scale="8-bit", fit="resize"), 0.5, flips)
+        assert inference.threshold == (7 if flips else 0) and inference.segment(case)[0].any() == seen
 
 
 def test_the_background_of_classes_is_not_scored():
@@ -145,26 +181,29 @@ def test_truth_of_other_regions_is_refused():
 
 
 def test_a_split_must_be_there(data):
-    with pytest.raises(DataError, match="test: no folder masks or labels in it; --data DATA --split NAME reads"):
+    with pytest.raises(DataError, match=r"test: no folder images with masks or labels in it; .* --part dev the"):
         read_split(data, "test", configuration())
 
 
-def test_label_maps_are_numbered_as_segment_writes_them(tmp_path):
+@pytest.mark.parametrize("ids", [(1, 2), (4, 9)])
+def test_label_maps_are_numbered_as_segment_writes_them(tmp_path, ids):
     for name in ("images", "labels"):
         (tmp_path / "dev" / name).mkdir(parents=True)
     nibabel = pytest.importorskip("nibabel")
     labels = np.zeros((4, 5, 6), np.uint8)
-    labels[1], labels[2] = 1, 2
+    labels[1], labels[2] = ids
+    known = None if ids == (1, 2) else tuple((label,) for label in ids)
     for name in ("images", "labels"):
         nibabel.save(nibabel.Nifti1Image(labels, np.diag([1, 2, 3, 1])), tmp_path / "dev" / name / "a.nii.gz")
     regions = {"spatial_dims": 3, "in_channels": 1, "patch_size": (4, 4, 4)}
-    classes = configuration(regions=("background", "front", "back"), activation="softmax", **regions)
-    free = configuration(regions=("front", "back"), **regions)
+    names, with_zero = ("background", "front", "back"), known and ((0,), *known)
+    classes = configuration(regions=names, activation="softmax", label_ids=with_zero, **regions)
+    free = configuration(regions=("front", "back"), label_ids=known, **regions)
     for config in (classes, free):
         (reference,) = read_split(tmp_path, "dev", config)
         case = reference.load()
         assert case.spacing == (1, 2, 3)
-        np.testing.assert_array_equal(true_masks(case, config), [labels == 1, labels == 2])
+        np.testing.assert_array_equal(true_masks(case, config), [labels == ids[0], labels == ids[1]])
 
 
 @pytest.mark.parametrize("regions", [("front", "back"), ("back", "front")])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from popen.data.medical_case import Case
 from popen.data.safe_io import DataError
-from popen.medical.calibration import calibrate_threshold
+from popen.medical.calibration import calibrate_threshold, calibrated
 from popen.medical.cohort import Prepared, prepare, windows
 from popen.medical.segmenter import Segmenter, SegmenterConfig
 from popen.medical.transforms import Preprocessing
@@ -108,3 +108,26 @@ def test_the_threshold_undoes_a_bias():
     assert segmenter.settings.threshold == 0  # the caller writes it down
     with pytest.raises(ValueError, match="no cases to calibrate on"):
         calibrate_threshold(segmenter, [])
+
+
+class LeftSmall(torch.nn.Module):
+    """The brightness, less 2 in the left half: a flip sees the other half so."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, pictures):
+        return self.gain * pictures - 2 * (torch.arange(pictures.shape[-1]) < pictures.shape[-1] // 2)
+
+
+def test_flips_are_calibrated_apart():
+    """Bright 1 and dark -1 are -1 and -3 on the left: without flips -1 divides best; the mean of 1 and -1 is 0, of
+    -1 and -3 about -1.7, which many thresholds divide, and the one nearest to 0 is the last below 0.
+    """
+    segmenter = Segmenter(SegmenterConfig("left", 2, 1, ("bright",), "sigmoid", (1, 4)), LeftSmall())
+    picture = torch.tensor([[[1.0, -1, 1, -1]]])
+    settings_, told = calibrated(segmenter, [Prepared("a", picture, picture > 0, (1.0, 1.0), "p")])
+    assert settings_.flips_threshold == -0.25 and settings_.threshold == -1.25
+    assert told == "threshold -1.25, with flips -0.25; dev Dice 0.8000, with flips 1.0000"
+    assert segmenter.settings.flips_threshold is None

@@ -18,6 +18,8 @@ GOOD = {
     "threshold": -0.25,
     "spacing": (1.0, 1.0, 2.5),
     "options": {"channels": [8, 16], "strides": [[2, 2, 1]], "norm": None},
+    "flips_threshold": 0.5,
+    "label_ids": ((0,), (2,), (1, 4)),
 }
 
 
@@ -30,6 +32,19 @@ def test_json_brings_back_an_equal_configuration():
 def test_defaults():
     config = SegmenterConfig("unet", 2, 1, ("polyp",), "sigmoid", (64, 64))
     assert (config.dropout, config.threshold, config.spacing, config.options) == (0.0, 0.0, None, {})
+    assert (config.flips_threshold, config.label_ids) == (None, None)
+
+
+def test_regions_are_numbered_by_their_place_unless_the_data_set_has_ids():
+    assert SegmenterConfig("unet", 2, 1, ("a", "b"), "sigmoid", (64, 64)).ids == ((1,), (2,))
+    assert SegmenterConfig(**GOOD | {"label_ids": None}).ids == ((0,), (1,), (2,))
+    assert SegmenterConfig(**GOOD).ids == ((0,), (2,), (1, 4))
+
+
+def test_flips_have_a_threshold_of_their_own_where_one_was_found():
+    config = SegmenterConfig(**GOOD)
+    assert (config.threshold_of(flips=False), config.threshold_of(flips=True)) == (-0.25, 0.5)
+    assert SegmenterConfig(**GOOD | {"flips_threshold": None}).threshold_of(flips=True) == -0.25
 
 
 @pytest.mark.parametrize(
@@ -51,6 +66,11 @@ def test_defaults():
         ("dropout", 1.0, r"dropout 1.0 must be a share in \[0, 1\)"),
         ("dropout", float("nan"), "dropout nan must be"),
         ("threshold", float("inf"), "threshold inf must be a finite logit"),
+        ("flips_threshold", "0", "flips_threshold '0' must be a finite logit, or null"),
+        ("label_ids", ((0,), (1,)), "must be ids from 0 to 255 for each of 3 regions"),
+        ("label_ids", ((0,), (1,), ()), "must be ids from 0 to 255"),
+        ("label_ids", (0, 1, 2), "must be ids from 0 to 255"),
+        ("label_ids", ((0,), (1,), (256,)), "must be ids from 0 to 255"),
         ("spacing", (1.0, 0.0, 1.0), "must be 3 millimetres above 0"),
         ("spacing", 1.0, "must be 3 millimetres"),
         ("options", ["channels"], "must be a dict"),

@@ -12,7 +12,7 @@ class Convolution(StandIn):
     """Looks at neighbours, and left and right differ."""
 
     def __init__(self, dims, **changed):
-        super().__init__(dims, channels=2, regions=("a", "b", "c"), **changed)
+        super().__init__(dims, channels=2, regions=("background", "b", "c"), **changed)
         torch.manual_seed(0)
         self.network = (nn.Conv2d if dims == 2 else nn.Conv3d)(2, 3, 3, padding=1)
         self.calls = []

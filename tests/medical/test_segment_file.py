@@ -12,7 +12,7 @@ from PIL import Image
 
 from popen.cli import main
 from popen.data.safe_io import DataError
-from popen.medical.segment_file import output_path, segment_file
+from popen.medical.segment_file import output_path, segment_case, segment_file
 from popen.medical.segmenter_folder import is_segmenter_folder
 from popen.medical.transforms import Preprocessing
 from tests.medical.stand_in import StandIn
@@ -78,6 +78,25 @@ def test_classes_are_numbered_by_channel(tmp_path):
     assert [line.split(":")[0].strip() for line in segmented.lines()] == ["half", "whole"]
     segmented.write_labels(tmp_path / "out.nii")
     assert (np.asarray(nib.load(tmp_path / "out.nii").dataobj) == values * 2).all()
+
+
+def test_labels_have_the_ids_of_the_data_set(tmp_path):
+    """BraTS: a tumour of the ids 1, 2 and 4, of which 1 and 4 are its core."""
+    values = np.zeros((8, 8, 8), np.float32)
+    values[2:4], values[4:6] = 0.5, 1
+    nib.Nifti1Image(values, LPS).to_filename(tmp_path / "scan.nii")
+    ids = {"regions": ("tumour", "core"), "levels": (0.25, 0.75), "label_ids": ((1, 2, 4), (1, 4))}
+    segmented = segment_file(tmp_path / "scan.nii", StandIn(3, **ids).eval(), Preprocessing((8, 8, 8), scale="range"))
+    segmented.write_labels(tmp_path / "out.nii")
+    written = np.asarray(nib.load(tmp_path / "out.nii").dataobj)
+    assert (written[values == 0.5] == 2).all() and (written[values == 1] == 1).all() and not written[values == 0].any()
+
+
+def test_flips_are_cut_at_their_own_threshold(tmp_path):
+    scan(tmp_path / "scan.nii")
+    network = StandIn(3, flips_threshold=100.0).eval()
+    case = segment_file(tmp_path / "scan.nii", network, RANGE_3D).case
+    assert segment_case(network, RANGE_3D, case).any() and not segment_case(network, RANGE_3D, case, flips=(0,)).any()
 
 
 def test_channels_come_from_files_beside_one_another_or_from_one(tmp_path):

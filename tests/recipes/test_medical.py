@@ -134,9 +134,14 @@ def test_a_yaml_trains_a_model_that_segments(file, medical, pictures, volumes, t
     assert not list((tmp_path / "model").rglob("*.bin"))
     stages = sorted(path.parent.name for path in (tmp_path / "model").glob("*/trainer_state.json"))
     assert stages[0] == "base" and (tmp_path / "model" / "pairs.json").is_file()
+    parts = json.loads((tmp_path / "model" / "splits.json").read_text())
+    names = [name for part in parts.values() for name in part]
+    assert parts["dev"] and len(names) == len(set(names)) == (10 if file.stem.endswith("2d") else 4)
+    assert segmenter.settings.flips_threshold is not None
     if "brats" in file.stem:
         assert segmenter.settings.in_channels == 4
         assert segmenter.settings.regions == ("whole tumour", "tumour core", "enhancing tumour")
+        assert segmenter.settings.label_ids == ((1, 2, 3), (2, 3), (3,))
     if "annotators" in file.stem:
         assert stages == ["base", "round_1"] and "{'kept': " in said
 
@@ -158,6 +163,51 @@ def test_pairs_between_saved_models_and_dev_on_the_way(medical, pictures, volume
     checkpoints = ["--sampler", "checkpoints", "--checkpoints", *map(str, stages), "--least_gap", "0"]
     assert not started(medical, monkeypatch, *argv, *loose, *checkpoints)
     assert json.loads((tmp_path / "second" / "pairs.json").read_text())["checkpoints"] == [str(s) for s in stages]
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory):
+    """Three pictures without masks, named as labelled ones are."""
+    folder, rng = tmp_path_factory.mktemp("unlabelled"), np.random.default_rng(1)
+    for number in range(3):
+        grey, _ = ball(rng, (32, 32))
+        levels = np.clip(grey, 0, 255).astype(np.uint8)
+        Image.fromarray(np.repeat(levels[..., None], 3, 2)).save(folder / f"p{number}.png")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pictures_without_masks_join_the_pool_and_a_part_is_left_alone(
+    medical, pictures, volumes, unlabelled, tmp_path, monkeypatch, capfd
+):
+    """All other patients are labelled, so that pairs come from pictures without masks; five steps, two rounds."""
+    argv = small(ROOT / "recipes" / "medical" / "rn_dpo_unet2d.yaml", pictures, volumes, tmp_path / "model")
+    argv = [*argv[: argv.index("--labelled")], "--labelled", "5", "--pool", str(unlabelled), "--test_share", "0.2"]
+    argv[argv.index("--dev_share") + 1] = "0.3"
+    more = ["--activation", "softmax", "--regions", "polyp", "--rounds", "2", "--max_steps", "5", "--least_gap", "0"]
+    assert not started(medical, monkeypatch, *argv, *more, "--least_correct", "0", "--most_bias", "100")
+    said = capfd.readouterr().out
+    assert "5 labelled, 3 in the pool, 3 dev windows; background, polyp" in said and "round 2 of 2" in said
+    parts = json.loads((tmp_path / "model" / "splits.json").read_text())
+    counts = {"labelled": 5, "pool": 0, "dev": 3, "test": 2, "unlabelled": 3}
+    assert {name: len(part) for name, part in parts.items()} == counts and parts["unlabelled"] == ["p0", "p1", "p2"]
+    logs = [json.loads((tmp_path / "model" / f"round_{n}" / "trainer_state.json").read_text()) for n in (1, 2)]
+    assert [log["global_step"] for log in logs] == [2, 3]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_volumes_without_a_dataset_json(medical, pictures, volumes, tmp_path, monkeypatch, capfd):
+    """What `popen data check` passes can be trained on; ids are those of the files."""
+    for part, own in (("images", "imagesTr"), ("labels", "labelsTr")):
+        (tmp_path / part).mkdir()
+        for file in (volumes["3d"] / own).iterdir():
+            (tmp_path / part / file.name.replace("_0000", "")).write_bytes(file.read_bytes())
+    argv = small(ROOT / "recipes" / "medical" / "pareto_unet3d.yaml", pictures, volumes, tmp_path / "model")
+    argv[argv.index("--data") + 1] = str(tmp_path)
+    assert not started(medical, monkeypatch, *argv, "--regions", "ball")
+    settings = load_segmenter(tmp_path / "model")[0].settings
+    names = ("background", "ball") if settings.activation == "softmax" else ("ball",)
+    assert settings.regions == names and settings.label_ids[-1] == (1,)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -194,9 +244,30 @@ def test_a_judge_that_learns_is_weighed_under_flips_beside_an_epsilon_constraint
             "multiplier_rate = 0.0: the limit cannot be negative, and the rate must be above",
         ),
         (["--labelled", "1", "--judge", "regressor"], "judge: regressor learns on half of the labelled patients"),
+        (["--resume_from_checkpoint", "true"], "resume_from_checkpoint: a run has stages with mining between them"),
+        (["--rounds", "3"], "rounds = 3, max_steps = 2: each round needs a step; change one of them"),
+        (["--pool", "nowhere"], "nowhere: no such folder"),
+        (["--pool", "nowhere", "--judge", "truth"], "pool: nobody labelled it, and judge: truth needs labels"),
+        (["--pool", "nowhere", "--pairs_from", "labelled"], "pool: used with pairs_from: pool and a preference or"),
+        (["--pool", "nowhere", "--preference_weight", "0"], "pool: used with pairs_from: pool and a preference or"),
+        (["--labelled", "7"], "labelled = 7: all patients are, none is left for the pool; label less"),
+        (["--regions", "a", "b"], "pictures have one mask each, and the regions are a, b; name one"),
     ],
 )
 def test_what_cannot_work_is_one_line(extra, message, medical, pictures, volumes, tmp_path, monkeypatch, capfd):
     file = ROOT / "recipes" / "medical" / "rn_dpo_unet2d.yaml"
     assert started(medical, monkeypatch, *small(file, pictures, volumes, tmp_path / "model"), *extra) == 1
     assert message in capfd.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pools_that_leak_or_have_other_channels_are_one_line(medical, pictures, volumes, tmp_path, monkeypatch, capfd):
+    yaml = ROOT / "recipes" / "medical"
+    argv = small(yaml / "rn_dpo_unet2d.yaml", pictures, volumes, tmp_path / "model")
+    assert started(medical, monkeypatch, *argv, "--pool", str(pictures)) == 1  # its own pictures again
+    assert "pool: p0 is the picture of p0 in " in capfd.readouterr().err.strip().splitlines()[-1]
+    assert started(medical, monkeypatch, *argv, "--pool", str(pictures), "--patient", r"(p\d)") == 1
+    assert "patient 'p0': in the splits " in capfd.readouterr().err.strip().splitlines()[-1]
+    argv = small(yaml / "rn_dpo_unet3d_brats.yaml", pictures, volumes, tmp_path / "model")
+    assert started(medical, monkeypatch, *argv, "--pool", str(volumes["3d"] / "imagesTr")) == 1
+    assert "v0 has the channels [0], and the labelled cases have 4" in capfd.readouterr().err.strip().splitlines()[-1]
