@@ -24,7 +24,7 @@ class Figure:
     """One ratio, `median` in quartiles [low, high] over turns, and the median seconds of both sides.
 
     Args:
-        cpu: the same ratio in processor seconds, None where that is no measure.
+        cpu: the same ratio in processor seconds, None, or absent from the JSON, where that was not measured.
         at_least, at_most: the bar, one of them or none. limit: the physical limit, in words.
         notes: further numbers, as FLOPs or equal answers.
     """

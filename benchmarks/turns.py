@@ -1,5 +1,6 @@
 """Two sides of a comparison take turns on one machine, so that what else the machine does falls on both."""
 
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds on the clock, and those that this process kept cores busy: all threads together."""
+    """Seconds on the clock, and those that this process kept cores busy: all threads, and programs that it ran."""
 
     wall: float
     cpu: float
@@ -56,10 +57,16 @@ def take_turns(
 def timed(work: Callable[[], object]) -> Spent:
     """What one call takes, with what it left running on a GPU."""
     wait_for_gpu()
-    start, busy = time.perf_counter(), time.process_time()
+    start, busy = time.perf_counter(), processor_seconds()
     work()
     wait_for_gpu()
-    return Spent(time.perf_counter() - start, time.process_time() - busy)
+    return Spent(time.perf_counter() - start, processor_seconds() - busy)
+
+
+def processor_seconds() -> float:
+    """Of this process so far, and of those that it started and saw end."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def wait_for_gpu() -> None:

@@ -23,6 +23,7 @@ from popen.data.schema import SEG, Question, Sample, check_unique_ids, load_spli
 from popen.distributed.ranks import Ranks, launched
 from popen.lvlm.inference import forced_drafts, generate_drafts
 from popen.lvlm.loading import load_model
+from popen.lvlm.out_of_memory import questions_at_a_time
 
 FREE, FORCED = "free", "forced"
 
@@ -123,7 +124,8 @@ def run(benchmark: Benchmark, args: argparse.Namespace) -> None:
     """Answers, scores and writes; only the first of several processes writes."""
     with launched() as ranks:
         loaded = load(args, ranks)
-        rows = answer_all(benchmark, loaded, ranks, args)
+        with questions_at_a_time("--batch-size ", args.batch_size, "without --ensemble it takes less"):
+            rows = answer_all(benchmark, loaded, ranks, args)
         if ranks.rank == 0:
             summary = describe(benchmark.name, loaded.pictures, len(loaded.dataset), loaded.thresholds, args)
             summary["results"] = results(rows, benchmark.metrics)

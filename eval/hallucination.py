@@ -16,6 +16,7 @@ from eval.segmentation import score, summarise
 from popen.data.safe_io import DataError
 from popen.distributed.ranks import Ranks, launched
 from popen.errors import one_line_errors
+from popen.lvlm.out_of_memory import questions_at_a_time
 from popen.preference.hallucination import name_pattern
 
 HEADINGS = {
@@ -63,19 +64,16 @@ def probed(loaded: Loaded, ranks: Ranks, asked: list[Probe], negatives: str, arg
     """A row per probe: whether the thing is there, and whether the model says so."""
     pictures = loaded.dataset.select_columns(["image_id"])
 
-    def name(probe: Probe) -> str:
-        return f"{probe.picture:08d} {probe.name}"
-
     def said(chunk, samples) -> list[dict]:
         here = [probe for probe in asked if probe.picture in chunk]
         images = {number: sample.image for number, sample in zip(chunk, samples, strict=True)}
         replies = ask(loaded.model, loaded.processor, images, here, args.template)
         return [
-            {"id": name(p), "picture": pictures[p.picture]["image_id"], "present": p.present, "said": yes}
+            {"id": p.id, "picture": pictures[p.picture]["image_id"], "present": p.present, "said": yes}
             for p, yes in zip(here, replies, strict=True)
         ]
 
-    return over_split(loaded, ranks, said, [name(probe) for probe in asked], f"{negatives} probes")
+    return over_split(loaded, ranks, said, [probe.id for probe in asked], f"{negatives} probes")
 
 
 def pope_numbers(rows: list[dict]) -> dict:
@@ -104,7 +102,8 @@ def main() -> None:
     with launched() as ranks:
         loaded = load(args, ranks)
         drawn = drawn_probes(loaded, args)  # what cannot be probed is refused before hours of answers
-        rows = {FREE: answers(loaded, ranks, args)}
+        with questions_at_a_time("--batch-size ", args.batch_size, "without --ensemble it takes less"):
+            rows = {FREE: answers(loaded, ranks, args)}
         rows |= {f"pope_{kind}": probed(loaded, ranks, asked, kind, args) for kind, asked in drawn.items()}
         if ranks.rank > 0:
             return

@@ -4,7 +4,7 @@
 
 Every picture is probed for things that are there and for as many that are not, drawn by seed: at random, by how
 popular they are in the data, or by how often they come with what is in the picture (adversarial). A mask, or an answer
-that begins with "yes", says that it is there.
+that begins with "yes", says that it is there. Several processes (`torchrun -m eval.pope …`) share the pictures.
 """
 
 import argparse
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
 from eval.metrics import bootstrap_interval
+from eval.ranks import gather_rows
 from popen.data.safe_io import DataError, write_json
 from popen.data.schema import Sample, load_split
+from popen.distributed.ranks import Ranks, launched
 from popen.errors import one_line_errors
 from popen.lvlm.inference import generate_drafts
 from popen.lvlm.loading import load_model
@@ -35,6 +36,11 @@ class Probe:
     picture: int
     name: str
     present: bool
+
+    @property
+    def id(self) -> str:
+        """Sorts as pictures do."""
+        return f"{self.picture:08d} {self.name}"
 
 
 def probes(objects: list[tuple[str, ...]], each: int, negatives: str, seed: int) -> list[Probe]:
@@ -110,32 +116,45 @@ def main() -> None:
     args = parser.parse_args()
     if "{}" not in args.template or args.each < 1:
         parser.error(f"--template {args.template!r} --each {args.each}: give a {{}} for the name and at least 1 thing")
-    rows = load_split(args.data, args.split)
-    rows = rows.select(range(len(rows) if args.max_rows is None else min(args.max_rows, len(rows))))
-    objects = [tuple(own) for own in rows["objects"][:]]
-    model, processor = load_model(args.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     report = {"model": args.model, "data": args.data, "split": args.split, "template": args.template}
-    for negatives in NEGATIVES:
-        asked = probes(objects, args.each, negatives, args.seed)
-        if not asked:
-            raise DataError(f"{args.data}: no picture has both things that are there and things that are not")
-        answers = []
-        for start in tqdm(range(0, len(rows), CHUNK), desc=negatives, unit=f"{CHUNK} pictures"):
-            here = [p for p in asked if start <= p.picture < start + CHUNK]
-            images = {p.picture: None for p in here}
-            images = {i: Sample.from_row(rows[i]).image for i in images}
-            answers += ask(model, processor, images, here, args.template)
-        pictures: dict[int, list[tuple[bool, bool]]] = {}
-        for probe, answer in zip(asked, answers, strict=True):
-            pictures.setdefault(probe.picture, []).append((probe.present, answer))
-        groups = list(pictures.values())
-        found = pooled(groups) | {"n": len(asked)}
-        found["accuracy_95"] = bootstrap_interval(groups, lambda g: pooled(g)["accuracy"])
-        report[negatives] = found
-        print(negatives, {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()})
+    with launched() as ranks:
+        rows = load_split(args.data, args.split)
+        rows = rows.select(range(len(rows) if args.max_rows is None else min(args.max_rows, len(rows))))
+        objects = [tuple(own) for own in rows["objects"][:]]
+        model, processor = load_model(args.model)
+        model.to(ranks.device).eval()
+        for negatives in NEGATIVES:
+            asked = probes(objects, args.each, negatives, args.seed)
+            if not asked:
+                raise DataError(f"{args.data}: no picture has both things that are there and things that are not")
+            groups = answered(model, processor, rows, asked, args.template, negatives, ranks)
+            if ranks.rank > 0:
+                continue
+            found = pooled(groups) | {"n": len(asked)}
+            found["accuracy_95"] = bootstrap_interval(groups, lambda g: pooled(g)["accuracy"])
+            report[negatives] = found
+            print(negatives, {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()})
+        if ranks.rank > 0:
+            return
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, report)
+
+
+def answered(
+    model, processor, rows, asked: list[Probe], template: str, negatives: str, ranks: Ranks
+) -> list[list[tuple[bool, bool]]]:
+    """(there, said to be there) of each probe, by picture, on the first process; none on the others."""
+    found = []
+    starts = ranks.deal(range(0, len(rows), CHUNK))
+    for start in tqdm(starts, desc=negatives, unit=f"{CHUNK} pictures", disable=ranks.rank > 0):
+        here = [p for p in asked if start <= p.picture < start + CHUNK]
+        images = {i: Sample.from_row(rows[i]).image for i in dict.fromkeys(p.picture for p in here)}
+        said = ask(model, processor, images, here, template)
+        found += [{"id": p.id, "probe": p, "said": yes} for p, yes in zip(here, said, strict=True)]
+    pictures: dict[int, list[tuple[bool, bool]]] = {}
+    for row in gather_rows(ranks, found, [p.id for p in asked], f"{negatives} probes"):
+        pictures.setdefault(row["probe"].picture, []).append((row["probe"].present, row["said"]))
+    return list(pictures.values())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ adds the preference ensemble, `--controls` the ensemble that keeps the single pa
 noise-rectangle views, the uniform mean, shifted views alone and flip augmentation. `--calibration-split` finds
 the mask threshold of each arm there; without it they are the configuration's. Writes `rows.jsonl` (a line per
 question) and `summary.json`. About a minute for 1,000 scenes on two cores, ten times that with the ensemble. Options
-may stand in a file: `--config eval/evaluations/smol_cut_camvid.yaml`.
+may stand in a file: `--config eval/evaluations/smol_cut_camvid.yaml`. `torchrun -m eval.segmentation …` shares the
+pictures over processes and writes what one process writes.
 """
 
 import json
@@ -21,11 +22,15 @@ from tqdm.auto import tqdm
 
 from eval.arms import Arms, calibrated_thresholds, configured_thresholds, read_arms
 from eval.metrics import MaskCounts, bootstrap_interval, ciou, giou, match_counts
+from eval.ranks import gather_rows
+from eval.rows import question_ids
 from popen.data.safe_io import DataError, write_json
 from popen.data.schema import Sample, check_unique_ids, load_split
+from popen.distributed.ranks import ALONE, Ranks, launched
 from popen.lvlm.calibration import truth_drafts
 from popen.lvlm.inference import generate_drafts
 from popen.lvlm.loading import load_model
+from popen.lvlm.out_of_memory import questions_at_a_time
 from popen.preference.hallucination import Mentions, attribute_errors, chair_i, chair_s, mentions, name_pattern
 from popen.recipe import run
 
@@ -65,24 +70,33 @@ class SegmentationArguments:
 
 def main(args: SegmentationArguments) -> None:
     torch.manual_seed(args.seed)
-    model, processor = load_model(args.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    rows = load_split(args.data, args.split)
-    check_unique_ids(rows)
-    count = len(rows) if args.max_rows is None else min(args.max_rows, len(rows))
-    vocabulary = name_pattern({name for names in rows["objects"][:] for name in names})
-    arms = Arms(args.ensemble, args.controls, args.seed)
-    thresholds = configured_thresholds(model, arms)
-    if args.calibration_split is not None:
-        held_out = load_split(args.data, args.calibration_split)
-        held_out = held_out.select(range(min(args.calibration_rows, len(held_out))))
-        thresholds = calibrated_thresholds(model, processor, parts(held_out, len(held_out), "calibration"), arms)
-    scored = []
-    for samples in parts(rows, count, f"{args.answers} answers"):
-        scored += score(
-            model, processor, samples, vocabulary, thresholds, arms, args.answers,
-            max_new_tokens=args.max_new_tokens, batch_size=args.batch_size,
-        )  # fmt: skip
+    with launched() as ranks:
+        model, processor = load_model(args.model)
+        model.to(ranks.device).eval()
+        rows = load_split(args.data, args.split)
+        check_unique_ids(rows)
+        count = len(rows) if args.max_rows is None else min(args.max_rows, len(rows))
+        vocabulary = name_pattern({name for names in rows["objects"][:] for name in names})
+        arms = Arms(args.ensemble, args.controls, args.seed)
+        thresholds = configured_thresholds(model, arms)
+        if args.calibration_split is not None:
+            held_out = load_split(args.data, args.calibration_split)
+            held_out = held_out.select(range(min(args.calibration_rows, len(held_out))))
+            known = parts(held_out, len(held_out), "calibration")
+            thresholds = ranks.first(lambda: calibrated_thresholds(model, processor, known, arms))
+        what, scored = f"{args.answers} answers", []
+        with questions_at_a_time("--batch-size ", args.batch_size, "without --ensemble it takes less"):
+            for samples in parts(rows, count, what, ranks):
+                scored += score(
+                    model, processor, samples, vocabulary, thresholds, arms, args.answers,
+                    max_new_tokens=args.max_new_tokens, batch_size=args.batch_size,
+                )  # fmt: skip
+        ids = question_ids(rows, count)
+        scored = gather_rows(ranks, scored, ids, what)
+        if ranks.rank > 0:
+            return
+    order = {name: place for place, name in enumerate(ids)}
+    scored.sort(key=lambda row: order[row["id"]])
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scored))
@@ -102,9 +116,10 @@ def main(args: SegmentationArguments) -> None:
         print(arm, {k: round(v, 4) if isinstance(v, float) else v for k, v in numbers.items() if k != "by_kind"})
 
 
-def parts(rows, count: int, what: str) -> Iterator[list[Sample]]:
-    """The first `count` rows as samples, CHUNK at a time, with a progress bar."""
-    for start in tqdm(range(0, count, CHUNK), desc=what, unit=f"{CHUNK} pictures"):
+def parts(rows, count: int, what: str, ranks: Ranks = ALONE) -> Iterator[list[Sample]]:
+    """This process's share of the first `count` rows as samples, CHUNK at a time, with a progress bar."""
+    shown = {"desc": what, "unit": f"{CHUNK} pictures", "disable": ranks.rank > 0}
+    for start in tqdm(ranks.deal(range(0, count, CHUNK)), **shown):
         yield [Sample.from_row(rows[i]) for i in range(start, min(start + CHUNK, count))]
 
 

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import socket
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
@@ -24,6 +26,7 @@ from popen.lvlm.candidates import TOO_LONG, seg_row, text_rows
 from popen.lvlm.gallery import Gallery
 from popen.lvlm.hypotheses import embedding_hypotheses, view_hypotheses
 from popen.lvlm.inference import forced_drafts
+from popen.lvlm.out_of_memory import questions_at_a_time
 from popen.preference.correcting import CORRECT, REFUSALS, correct_all_with_truth
 from popen.preference.endpoint import Endpoint, EndpointCorrector
 from popen.preference.hallucination import name_pattern
@@ -79,7 +82,7 @@ class MiningArguments:
     sigma: float = field(default=0.5, metadata={"help": "Noise inside the rectangle, 1 = the full range of a colour."})
     embedding_noise: float = field(default=0.5, metadata={"help": "Embedding noise in units of the training spread."})
     shard_rows: int = field(default=256, metadata={"help": "Pictures per shard; a restart redoes at most one."})
-    batch_size: int = field(default=64, metadata={"help": "Questions generated together."})
+    batch_size: int = field(default=64, metadata={"help": "Questions asked together."})
 
     def __post_init__(self):
         if self.candidates < 1:
@@ -106,7 +109,7 @@ def mine(
     N, only, by rounding, on how many threads a process has.
 
     Raises:
-        DataError: `output_dir` holds shards of another model, data set or setting.
+        DataError: `output_dir` holds shards of another model, data set or setting, or is not one for all processes.
         StorageError: the disk refused; finished shards stay readable.
     """
     if not selection:
@@ -122,6 +125,7 @@ def mine(
         "rows": [selection.start, selection.stop],
         "settings": {name: value for name, value in asdict(args).items() if name not in PATIENCE},
     }
+    _check_shared(output, ranks)
     missing = ranks.first(lambda: _claim(output, identity, shards))
     names = {name for names in rows["objects"][:] for name in names}
     vocabulary = name_pattern(names) if names else None
@@ -140,9 +144,11 @@ def mine(
         seg_count = max(0, selection.start + most - shard.start)
         wanted = shard[:seg_count] if args.streams == "seg" else shard
         samples = [Sample.from_row(rows[i]) for i in wanted]
-        text, seg, outcomes = _mine_shard(
-            model, processor, samples, shard.start, vocabulary, corrector, args, seg_count
-        )
+        kept = "finished shards are kept, but of other settings: give another output_dir"
+        with questions_at_a_time("batch_size: ", args.batch_size, kept):
+            text, seg, outcomes = _mine_shard(
+                model, processor, samples, shard.start, vocabulary, corrector, args, seg_count
+            )
         _write_shard(folder, text, seg, outcomes)
     counts = ranks.gather(corrector.counts if isinstance(corrector, EndpointCorrector) else None)
     spent = {"corrector": dict(sum(counts, Counter()))} if args.corrector == "openai" else {}
@@ -190,11 +196,12 @@ def _mine_targets(gallery: Gallery, samples, first_row: int, args: MiningArgumen
     model, processor = gallery.model, gallery.processor
     asked = [(s, q) for s in samples for q in s.questions]
     images, questions = [s.image for s, _ in asked], [q.question for _, q in asked]
-    drafts = forced_drafts(model, processor, images, questions, [q.answer for _, q in asked], gallery=gallery)
+    size = min(args.batch_size, 32)
+    drafts = forced_drafts(model, processor, images, questions, [q.answer for _, q in asked], size, gallery=gallery)
     if args.views == "rectangle":
         seeds = [[item_seed(args.seed, s.image_id, k) for k in range(args.candidates)] for s, _ in asked]
         rectangles = [[noise_rectangle(k, args.min_area, args.max_area, args.sigma) for k in own] for own in seeds]
-        hypotheses = view_hypotheses(model, processor, images, questions, drafts, rectangles)
+        hypotheses = view_hypotheses(model, processor, images, questions, drafts, rectangles, size)
     else:
         hypotheses = [
             embedding_hypotheses(model, draft, args.candidates, args.embedding_noise, item_seed(args.seed, q.id))
@@ -211,6 +218,34 @@ def _mine_targets(gallery: Gallery, samples, first_row: int, args: MiningArgumen
         seg_outcomes += outcomes
         seg.append(mined)
     return seg, seg_outcomes
+
+
+def _check_shared(output: Path, ranks: Ranks) -> None:
+    """Each process leaves a file that the first one, which merges, must see: better now than when all is mined."""
+    if ranks.world == 1:
+        return
+    word = ranks.first(lambda: secrets.token_hex(8))  # a file of an earlier run is none
+    left = [output / f".{word}-{rank}" for rank in range(ranks.world)]
+    own = left[ranks.rank]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        own.touch()
+    except OSError as error:
+        raise storage_error(error, output, "nothing was written") from error
+    machines = ranks.gather(socket.gethostname())
+
+    def look() -> None:
+        for rank, file in enumerate(left):
+            if not file.exists():
+                raise DataError(
+                    f"{output}: what rank {rank}, on {machines[rank]}, writes there is not seen on {machines[0]}; "
+                    "give an output_dir that all machines share, or mine parts with first_row and max_rows"
+                )
+
+    try:
+        ranks.first(look)
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def _claim(output: Path, identity: dict, shards: Collection[Path]) -> list[Path]:

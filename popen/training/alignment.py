@@ -31,6 +31,9 @@ class AlignmentTrainer(PartLossTrainer):
     def __init__(self, *args, processor: PopenProcessor, **kwargs):
         super().__init__(*args, processor=processor, data_collator=AlignmentCollator(processor), **kwargs)
 
+    def model_inputs(self, inputs: dict) -> dict:
+        return inputs
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs, **self.shares(inputs))
         self.watch(outputs.loss)

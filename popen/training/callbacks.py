@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from transformers import Trainer, TrainerCallback
 
 from popen.data.safe_io import DataError, StorageError
 from popen.distributed.pulse import watched_peers
 from popen.training.finite_steps import FiniteSteps
 from popen.training.muon import MuonWithAdamW, hidden_matrices
-from popen.training.out_of_memory import named_batch
+from popen.training.out_of_memory import device_memory, named_batch, named_evaluation, named_rest, rows_that_fit
 
 
 @contextmanager
@@ -70,20 +70,43 @@ class PartLossTrainer(Trainer):
 
     def train(self, *args, **kwargs):
         try:
-            with deterministic_kernels(), watched_peers():
+            with deterministic_kernels(), watched_peers(), self._out_of_memory(named_rest):
                 return super().train(*args, **kwargs)
         finally:
             self._shares = {}
 
-    def training_step(self, *args, **kwargs) -> torch.Tensor:
+    def training_step(self, model, inputs, *args, **kwargs) -> torch.Tensor:
         """As the Trainer's; in the logged mean a loss that is not finite counts as 0, beside `skipped_steps`."""
-        with named_batch(self.args, self.state.global_step):
-            loss = super().training_step(*args, **kwargs)
+        with self._out_of_memory(named_batch, lambda: self._rows_that_fit(inputs)):
+            loss = super().training_step(model, inputs, *args, **kwargs)
         return loss.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def evaluation_loop(self, *args, **kwargs):
+        with self._out_of_memory(named_evaluation):
+            return super().evaluation_loop(*args, **kwargs)
+
+    def model_inputs(self, inputs: dict) -> dict | None:
+        """What of a batch makes `model(…).loss` a step of about the same memory; None where nothing does."""
+        return None
 
     def watch(self, loss: torch.Tensor) -> None:
         """Has the step left out on every process where a loss is not finite on any."""
-        self.finite_steps.watch(loss, self.state.global_step)
+        self.finite_steps.watch(loss)
+
+    @contextmanager
+    def _out_of_memory(self, named: Callable, *more):
+        with named(self.args, self.state.global_step, *more):
+            yield
+
+    def _rows_that_fit(self, inputs: dict) -> int | None:
+        """By calculation; None where weights are in pieces or in few bits, and where the device is a processor."""
+        given, memory = self.model_inputs(inputs), device_memory(self.args.device)
+        kind = self.accelerator.distributed_type
+        whole = kind in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+        if given is None or memory is None or not whole or getattr(self.model, "is_quantized", False):
+            return None
+        rows, copies = self.args.per_device_train_batch_size, 1 if kind == DistributedType.NO else 2
+        return rows_that_fit(self.model, given, rows, self.args, memory, copies)
 
     def note(self, **parts: torch.Tensor | float) -> None:
         """Remembers values for the next log line."""

@@ -8,6 +8,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import TrainerCallback
 
+from popen.data.safe_io import DataError
+
 MOST = 3  # skipped steps in a row
 
 
@@ -16,8 +18,9 @@ class FiniteSteps(TrainerCallback):
 
     A skipped step changes no parameter, no moment of the optimizer and no running statistic of a batch norm, and the
     learning rate stays where it is: nothing is multiplied by zero, which would leave a NaN a NaN and let momentum and
-    weight decay act. Where an engine steps on its own (DeepSpeed), the first such loss ends the training instead; in
-    fp16 an infinite gradient is the loss scaler's to skip.
+    weight decay act. DeepSpeed's engine has stepped by the time it can be asked, and leaves the step out itself; it
+    sees gradients alone, so a loss that is not finite makes them so. In fp16 an infinite gradient is the loss
+    scaler's to skip and is not counted.
 
     `skipped` counts since it was last set to 0.
     """
@@ -28,21 +31,27 @@ class FiniteSteps(TrainerCallback):
         self._bad_losses: list[torch.Tensor] = []  # of this process, one per micro-batch
         self._bad_gradients: list[torch.Tensor] = []  # of this process, before the mean over processes
         self._hooks: list = []
+        self._engine_steps = accelerator.distributed_type == DistributedType.DEEPSPEED
         self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def watch(self, loss: torch.Tensor, step: int) -> None:
-        """Notes whether a training loss is finite; nothing is said before the step.
-
-        Raises:
-            FloatingPointError: it is not, on any process, and an engine is about to step on it.
-        """
+    def watch(self, loss: torch.Tensor) -> None:
+        """Notes whether a training loss is finite; nothing is said before the step."""
         if not loss.requires_grad:
             return  # evaluation
-        self._bad_losses.append(~torch.isfinite(loss.detach()))
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            losses, gradients, own = self._over_processes(finite_gradients=True)
-            if losses:
-                raise FloatingPointError(_message(step, losses, gradients, own, 1))
+        bad = ~torch.isfinite(loss.detach())
+        self._bad_losses.append(bad)
+        if self._engine_steps:  # a NaN in the loss need not reach the gradient
+            loss.register_hook(lambda gradient: gradient.masked_fill(bad, float("nan")))
+
+    def on_train_begin(self, args, state, control, optimizer, **kwargs):
+        if self._engine_steps:
+            engine = optimizer.optimizer
+            if not hasattr(engine, "overflow"):
+                raise DataError(
+                    "deepspeed_config: zero_stage 0 steps on a NaN without a word; set zero_stage 1 or more, or "
+                    "distributed_type: MULTI_GPU"
+                )
+            engine.check_grad_overflow = True  # otherwise ZeRO-2 in bf16 does, too
 
     def on_step_begin(self, args, state, control, model: nn.Module, **kwargs):
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
@@ -50,7 +59,12 @@ class FiniteSteps(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model: nn.Module, optimizer, **kwargs):
         scaled = self.accelerator.scaler is not None
-        found = self._over_processes(finite_gradients=scaled or _has_finite_gradients(model))
+        if self._engine_steps:
+            scaled = getattr(optimizer.optimizer, "dynamic_loss_scale", False)
+            finite = not optimizer.optimizer.overflow  # of the mean, on every process alike
+        else:
+            finite = scaled or _has_finite_gradients(model)
+        found = self._over_processes(finite_gradients=scaled or finite)
         if not scaled:
             optimizer._is_overflow = any(found[:2])  # what accelerate calls it: the schedule then waits
         if not any(found[:2]):

@@ -162,6 +162,11 @@ class PreferenceTrainer(PartLossTrainer):
         localise = seg_objective or partial(seg_mask_dpo, loss=partial(sigmoid_loss, beta=args.seg_beta))
         self.seg_objectives = {LOCALISE: localise, REFINE: refine_objective or localise}
 
+    def model_inputs(self, inputs: dict) -> dict | None:
+        if self.live_reference is not None:
+            return None  # it takes memory of its own
+        return {name: inputs[name] for name in MODEL_INPUTS}
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         args: PreferenceArguments = self.args
         if self.live_reference is not None:

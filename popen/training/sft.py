@@ -51,8 +51,11 @@ class SegmentationSFTTrainer(PartLossTrainer):
     def __init__(self, *args, processor: PopenProcessor, **kwargs):
         super().__init__(*args, processor=processor, data_collator=SupervisedCollator(processor), **kwargs)
 
+    def model_inputs(self, inputs: dict) -> dict:
+        return {k: v for k, v in inputs.items() if k not in ("token_sequence", "sequence_row")}
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = {k: v for k, v in inputs.items() if k not in ("token_sequence", "sequence_row")}
+        inputs = self.model_inputs(inputs)
         outputs = model(**inputs, **self.shares(inputs))
         self.watch(outputs.loss)
         self.note(

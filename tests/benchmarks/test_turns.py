@@ -1,6 +1,8 @@
 """Turns, ratios, figures and exponents, by hand."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from benchmarks.growth import exponent
 from benchmarks.preference_memory import ratio as peak_ratio
 from benchmarks.rates import addmm_flops, allocated_peak, flops, kept_bytes, speeds
 from benchmarks.segment import check_same
-from benchmarks.turns import Spent, ratio, take_turns
+from benchmarks.turns import Spent, ratio, take_turns, timed
 from popen.data.safe_io import DataError
 from popen.lvlm.segmentation import Answer
 
@@ -39,6 +41,12 @@ def test_a_ratio_is_the_median_over_turns():
         ratio(spent(1), [])
 
 
+def test_what_a_started_program_computes_is_processor_time():
+    busy = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"]
+    assert timed(lambda: subprocess.run(busy, check=True)).cpu >= 0.5
+    assert timed(lambda: None).cpu < 0.5  # an earlier one counts for nobody else
+
+
 @pytest.mark.parametrize(
     "value, bar, met",
     [(2.2, {"at_least": 2.2}, True), (2.1, {"at_least": 2.2}, False), (0.6, {"at_most": 0.6}, True),
@@ -55,6 +63,9 @@ def test_all_figures_of_a_folder_make_one_table(tmp_path):
     written = json.loads((tmp_path / "one.json").read_text())
     assert written["extra"] == 1 and written["figures"][0]["met"] is False and written["commit"]
     assert "| a / b | 2 [2, 2] |" in table(tmp_path) and "≥ 3 | **no** |" in table(tmp_path)
+    del written["figures"][0]["cpu"]
+    (tmp_path / "one.json").write_text(json.dumps(written))
+    assert "| a / b | 2 [2, 2] | – |" in table(tmp_path), "processor time that was not measured may be absent"
     (tmp_path / "two.json").write_text("{}")
     with pytest.raises(DataError, match=r"two\.json: has no figures"):
         table(tmp_path)

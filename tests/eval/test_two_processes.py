@@ -1,6 +1,7 @@
 """Two processes that share a benchmark give, to the last digit, the numbers that one gives."""
 
 import json
+import runpy
 import signal
 import sys
 import time
@@ -8,10 +9,10 @@ import time
 import pytest
 import torch
 
-from eval import refcoco
+from eval import pope, refcoco, segmentation
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
-from tests.launching import ROOT, TORCHRUN, launch
+from tests.launching import ROOT, TORCHRUN, launch, launch_forked
 
 SCENES = 9  # a whole chunk for the first process and a part of one for the second
 TINY = str(ROOT / "popen" / "assets" / "popen-tiny")
@@ -30,6 +31,23 @@ def killed(ranks, count):
 
 benchmark.share = killed
 refcoco.main()
+"""
+OTHERS = """
+import sys
+from contextlib import nullcontext
+from eval import pope, segmentation
+from popen.distributed.ranks import launched
+from popen.recipe import run
+
+data, out = sys.argv[1:]
+segmentation.CHUNK = pope.CHUNK = 2  # as many of them as if there were many pictures
+given = ["--model", %r, "--data", data, "--split", "val", "--max-rows", "5"]
+with launched() as ranks:  # once for both
+    segmentation.launched = pope.launched = lambda: nullcontext(ranks)
+    sys.argv = ["eval.segmentation", *given, "--out", out, "--calibration-split", "val2"]
+    run(segmentation.main, segmentation.SegmentationArguments)
+    sys.argv = ["eval.pope", *given, "--out", out + "/pope.json", "--each", "1"]
+    pope.main()
 """
 
 
@@ -53,6 +71,29 @@ def runs(tmp_path_factory):
     return root / "one", root / "two"
 
 
+@pytest.fixture(scope="module")
+def others(runs):
+    """What one process, here, and two write that are started with `eval.segmentation` and then `eval.pope`."""
+    root = runs[0].parent
+    write_dataset([sample(seed) for seed in range(2)], root / "data", "val2")
+    (root / "others.py").write_text(OTHERS % TINY)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["others.py", str(root / "data"), str(root / "one_more")])
+            for module in (pope, segmentation):
+                patch.setattr(module, "CHUNK", module.CHUNK)
+                patch.setattr(module, "launched", module.launched)
+            runpy.run_path(str(root / "others.py"), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    both = [str(root / "others.py"), str(root / "data"), str(root / "two_more")]
+    done = launch_forked([*TORCHRUN, *both], root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root / "one_more", root / "two_more"
+
+
 @pytest.mark.parametrize("protocol", ["free", "forced"])
 def test_the_rows_are_the_same(runs, protocol):
     one, two = ((folder / f"rows_{protocol}.jsonl").read_text() for folder in runs)
@@ -74,3 +115,9 @@ def test_a_killed_process_ends_the_other_is_named_and_nothing_is_written(runs, t
     cause = done.stderr.partition("Root Cause")[2]
     assert "rank      : 1 " in cause and f"exitcode  : -{signal.SIGKILL.value} " in cause, done.stderr[-3000:]
     assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize("file", ["rows.jsonl", "summary.json", "pope.json"])
+def test_evaluations_on_the_schema_share_too(others, file):
+    one, two = ((folder / file).read_bytes() for folder in others)
+    assert one == two and len(one) > 100

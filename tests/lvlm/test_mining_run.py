@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import datasets
 import pytest
+import torch
 
 from popen.data.preference_schema import SEG_FEATURES, TEXT_FEATURES, TargetPreference
 from popen.data.safe_io import DataError, StorageError
@@ -330,3 +331,18 @@ def test_a_folder_that_cannot_be_made(source, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="nothing was written"):
         run(source, tmp_path / "file" / "mined")
+
+
+def test_out_of_memory_names_the_batch_and_keeps_the_shards(source, tmp_path, monkeypatch):
+    work, calls = mining._mine_shard, []
+
+    def full(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return work(*args)
+
+    monkeypatch.setattr(mining, "_mine_shard", full)
+    with pytest.raises(DataError, match=r"64 questions at a time \(CUDA out of memory\); try batch_size: 32, .*kept"):
+        run(source, tmp_path / "mined")
+    assert len(list((tmp_path / "mined" / "shards").iterdir())) == 1

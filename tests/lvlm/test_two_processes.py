@@ -10,7 +10,7 @@ from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import MiningArguments, mine
-from tests.launching import ACCELERATE, ROOT, TORCHRUN, launch
+from tests.launching import ACCELERATE, ROOT, TORCHRUN, launch, launch_forked
 
 TINY = ROOT / "popen" / "assets" / "popen-tiny"
 SCENES = 5  # three shards of two: the processes have unequal shares
@@ -33,6 +33,22 @@ def killed(folder, *rest):
 mining._write_shard = killed
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+APART = """
+import os, sys
+from pathlib import Path
+from popen.data.schema import load_split
+from popen.distributed.ranks import launched
+from popen.errors import one_line_errors
+from popen.lvlm.mining import MiningArguments, mine
+
+model, data = sys.argv[1:]
+with one_line_errors("mine.py"), launched() as own:
+    os.makedirs(f"machine{own.rank}")
+    os.chdir(f"machine{own.rank}")
+    rows = load_split(data, "train")
+    mine(None, None, rows, range(len(rows)), model, "out", MiningArguments(), own)  # without a model nothing is mined
 """
 
 
@@ -83,3 +99,13 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(one, killed):
         {f.relative_to(one / n): f.read_bytes() for f in (one / n).rglob("*") if f.is_file()} for n in ("one", "two")
     ]
     assert found[0] == found[1] and len(found[0]) > 12
+
+
+def test_machines_that_share_no_folder_are_refused_before_the_work(one, tmp_path):
+    (tmp_path / "apart.py").write_text(APART)
+    done = launch_forked([*TORCHRUN, str(tmp_path / "apart.py"), str(TINY), str(one / "data")], tmp_path)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("mine.py: ")]
+    assert len(said) == 1 and said[0].startswith("mine.py: rank 0: out: what rank 1, on ")
+    assert "give an output_dir that all machines share" in said[0]
+    assert not [file for n in (0, 1) for file in (tmp_path / f"machine{n}" / "out").iterdir()]

@@ -7,9 +7,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
-from popen.data.safe_io import DataError
 from popen.training.callbacks import PartLossTrainer
-from popen.training.out_of_memory import smaller_batch
 from popen.training.weight_average import WeightAverage
 
 
@@ -119,30 +117,3 @@ def test_an_evaluation_leaves_no_step_out(trained):
     """Its losses, NaN in this trainer, are none to step on."""
     _, _, logs = trained({}, eval_strategy="steps", eval_steps=1)
     assert len(logs) == 5 and not any("skipped_steps" in entry for entry in logs)
-
-
-# ---- out of memory
-
-
-def full(*_):
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 80 GiB")
-
-
-def test_out_of_memory_names_the_batch_to_try(trained, monkeypatch):
-    monkeypatch.setattr(Line, "forward", full)
-    wanted = r"^step 0: no memory for 4 rows at a time \(CUDA out of memory\); set per_device_train_batch_size: 2 and "
-    with pytest.raises(DataError, match=wanted + "gradient_accumulation_steps: 6, which is the same global batch$"):
-        trained({}, accumulated=3)
-
-
-def test_a_single_row_without_room_needs_another_way(trained, monkeypatch):
-    monkeypatch.setattr(Line, "forward", full)
-    with pytest.raises(DataError, match=r"for 1 rows at a time .*gradient_checkpointing"):
-        trained({}, rows_each=1)
-
-
-@pytest.mark.parametrize(
-    "rows, accumulated, smaller", [(8, 1, (4, 2)), (3, 1, (1, 3)), (6, 1, (3, 2)), (7, 2, (2, 7)), (2, 5, (1, 10))]
-)
-def test_the_global_batch_stays(rows, accumulated, smaller):
-    assert smaller_batch(rows, accumulated) == smaller and rows * accumulated == smaller[0] * smaller[1]

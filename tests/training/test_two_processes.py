@@ -1,4 +1,5 @@
-"""Two processes that share a batch take the steps of one with the whole of it, skip one together, and resume."""
+"""Two processes that share a batch take the steps of one with the whole of it, with adapters too, skip one together,
+and resume."""
 
 import json
 import runpy
@@ -18,11 +19,12 @@ from tests.launching import TORCHRUN, launch, launch_forked
 SCRIPT = """
 import hashlib, json, os, signal, sys, time
 from pathlib import Path
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
 from popen.training import SegmentationSFTTrainer, SFTArguments
 from popen.training.callbacks import finish, resume_path
+from popen.training.lora import LoraArguments, with_lora
 
 root, rank = sys.argv[1], os.environ.get("RANK", "0")
 
@@ -51,13 +53,16 @@ class Killed(TrainerCallback):
             Path(args.output_dir + "/died").write_text(str(time.time()))
             os.kill(os.getpid(), signal.SIGKILL)
 
-def train(name, batch, steps=2, bad=(), callbacks=(), **options):
+def train(name, batch, steps=2, bad=(), callbacks=(), lora=False, **options):
     args = SFTArguments(
         output_dir=root + "/" + name, max_steps=steps, per_device_train_batch_size=batch, learning_rate=1e-3, seed=0,
         logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True,
         ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None, **({"save_strategy": "no"} | options),
     )
     model, processor = load_model(root + "/model", attn_implementation="eager")
+    if lora:
+        set_seed(0)  # the adapters' first weights are drawn
+        model = with_lora(model, LoraArguments(use_peft=True, lora_dropout=0.0))
     digests = Digests()
     trainer = Spoiled(
         model, args, train_dataset=load_split(root + "/data", "train"), processor=processor,
@@ -85,6 +90,10 @@ for name in sys.argv[2:]:
             train("one", 4)
         case "two":
             train("two", 2)
+        case "adapters_one":
+            train("adapters_one", 4, steps=3, lora=True)
+        case "adapters_two":
+            train("adapters_two", 2, steps=3, lora=True)
         case "skipped":
             train("skipped", 2, steps=3, bad=(1,))
         case "lasting":
@@ -117,9 +126,9 @@ def root(tmp_path_factory, tiny):
 def runs(root):
     """Folders that one process with 4 rows a step and two with 2 each have written; the two then go on to faults."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", str(root), "one"])
+        patch.setattr(sys, "argv", ["train.py", str(root), "adapters_one", "one"])
         runpy.run_path(str(root / "train.py"), run_name="__main__")
-    done = two(launch_forked, root, "two", "skipped", "lasting")
+    done = two(launch_forked, root, "two", "adapters_two", "skipped", "lasting")
     assert done.returncode == 0, done.stderr[-3000:]
     return root / "one", root / "two"
 
@@ -147,6 +156,19 @@ def test_the_weights_agree(runs):
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_adapters_take_the_same_steps(runs, root):
+    """With the mask parts and rows of words that are trained beside them; of both of an adapter's matrices."""
+    one, two = root / "adapters_one", root / "adapters_two"
+    for part in ("loss", "grad_norm"):
+        first, second = ([entry[part] for entry in summary(folder)["logs"]] for folder in (one, two))
+        assert len(first) == 3 and second == pytest.approx(first, rel=1e-3), part
+    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
+    assert first.keys() == second.keys() and any("lora_A" in name for name in first)
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, atol=1e-5, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+    assert all(tensor.abs().max() > 1e-4 for name, tensor in first.items() if "lora_B" in name), "none was trained"
 
 
 def test_the_logged_parts_are_those_of_the_whole_batch(runs):

@@ -1,4 +1,5 @@
-"""DeepSpeed's engine on two processes: ZeRO-2 and ZeRO-3 take the steps of one process, and resume to the byte."""
+"""DeepSpeed's engine on two processes: ZeRO-2 and ZeRO-3 take the steps of one process, skip one together, and resume
+to the byte."""
 
 import json
 import runpy
@@ -17,9 +18,9 @@ from tests.launching import ACCELERATE, ROOT, launch, launch_forked
 
 STAGES = (2, 3)
 SCRIPT = """
-import json, os, shutil, sys
+import hashlib, json, os, shutil, sys
 from pathlib import Path
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from popen.data.schema import load_split
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import load_mined
@@ -58,6 +59,42 @@ def train(name, arguments, kind, streams, lora=False, last=False, **options):
     trainer.accelerator.wait_for_everyone() if not last else None
     return trainer
 
+class Spoiled(SegmentationSFTTrainer):  # on the second process: a loss, then gradients, three in a row
+
+    def watch(self, loss):
+        last = len(self.finite_steps._bad_losses) == self.args.gradient_accumulation_steps - 1
+        if os.environ.get("RANK") == "1" and not last:
+            if self.state.global_step == 1:
+                loss.data.fill_(float("nan"))
+            if self.state.global_step > 2:
+                loss.register_hook(lambda gradient: gradient * float("inf"))
+        super().watch(loss)
+
+class Digests(TrainerCallback):  # of this process's share of the weights
+
+    def __init__(self):
+        self.found = []
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        own = [getattr(weight, "ds_tensor", weight).detach().float().numpy() for weight in model.parameters()]
+        self.found.append(hashlib.sha256(b"".join(weight.tobytes() for weight in own)).hexdigest())
+
+def faults(name, **options):
+    args = SFTArguments(
+        output_dir=f"{out}/{name}", max_steps=9, learning_rate=1e-3, seed=0, logging_steps=1, report_to="none",
+        use_cpu=True, disable_tqdm=True, save_strategy="no", **(shares | options),
+    )
+    model, processor = load_model(root + "/model", attn_implementation="eager")
+    digests, message = Digests(), ""
+    trainer = Spoiled(model.train(), args, train_dataset=rows, processor=processor, callbacks=[digests])
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        message = str(error)
+    skipped = [entry.get("skipped_steps") for entry in trainer.state.log_history if "loss" in entry]
+    found = {"digests": digests.found, "skipped": skipped, "message": message}
+    Path(f"{out}/{name}{os.environ['RANK']}.json").write_text(json.dumps(found))
+
 sft = SFTArguments, SegmentationSFTTrainer, rows
 trainer = train("sft", *sft, save_strategy="steps", save_steps=1)
 if several and trainer.is_world_process_zero():  # what a run leaves that was killed after its first step
@@ -65,6 +102,9 @@ if several and trainer.is_world_process_zero():  # what a run leaves that was ki
 if several:
     trainer.accelerator.wait_for_everyone()
     train("resumed", *sft, save_strategy="steps", save_steps=1, resume_from_checkpoint=True)
+    faults("faults")
+    if out.endswith("zero2"):
+        faults("faults_bf16", bf16=True)
 text, seg, _ = load_mined(root + "/mined")
 preferences = PreferenceArguments, PreferenceTrainer, PreferenceStreams(text, seg, rows)
 if not out.endswith("zero3"):  # PEFT 0.21 gathers the rows of tokens that it trains on CUDA alone
@@ -151,3 +191,24 @@ def test_a_resumed_run_has_the_same_bytes(runs):
     whole, resumed = ((runs[1] / name / "model.safetensors").read_bytes() for name in ("sft", "resumed"))
     assert whole == resumed
     assert len(summary(runs[1], "resumed")["logs"]) == 2  # the first line is the checkpoint's
+
+
+def test_a_nan_on_one_process_skips_the_step_on_both_and_three_in_a_row_end_the_training(runs):
+    """The engine steps before anybody can look at the gradient, and sees none of the loss."""
+    for rank in (0, 1):
+        assert_skipped(runs[1] / f"faults{rank}.json")
+
+
+@pytest.mark.parametrize("runs", [2], indirect=True)
+def test_a_nan_in_bf16_skips_the_step_too(runs):
+    for rank in (0, 1):
+        assert_skipped(runs[1] / f"faults_bf16{rank}.json")
+
+
+def assert_skipped(file):
+    """The steps 0 and 2 are taken; the last of those that are not raises before it ends."""
+    found = json.loads(file.read_text())
+    first, second, third, *rest = found["digests"]
+    assert first == second != third and rest == [third, third]
+    assert found["skipped"] == [None, 1, None, 1, 1]
+    assert found["message"].startswith("step 5: the gradient on rank 1 is not finite, in the 3 last steps")
