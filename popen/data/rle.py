@@ -149,14 +149,14 @@ def _decompress(counts: str | bytes) -> np.ndarray:
     if (last - start).max() >= LONGEST_GROUP:
         raise ValueError(f"RLE counts: a number of more than {LONGEST_GROUP} characters")
     runs = np.zeros(len(last), np.int64)
-    rows, place = slice(None), start  # numbers that have a k-th character, and where it stands
+    rows, place = np.arange(len(last)), start  # numbers that have a k-th character, and where it stands
     for k in range(LONGEST_GROUP):
         code = codes[place]
         bits = (code & 0x1F).astype(np.int32)
         bits -= (code & 0x30 == 0x10) * np.int32(32)  # two's complement: the highest bit of the last character
         runs[rows] += bits << 5 * k
         longer = code >= 0x20
-        rows, place = (np.flatnonzero(longer) if k == 0 else rows[longer]), place[longer] + 1
+        rows, place = rows[longer], place[longer] + 1
         if not len(place):
             break
     runs[1::2] = np.cumsum(runs[1::2])  # undo the differences; the first run stands alone
