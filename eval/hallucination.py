@@ -6,9 +6,11 @@ Everything in free generation: forced words hallucinate nothing. The data set's 
 """
 
 import argparse
+from functools import partial
 
-from eval.benchmark import FREE, Loaded, load, over_split, parser
-from eval.benchmark_report import describe, markdown, write_report
+from eval.benchmark import FREE, Loaded, load, over_split, parsed, parser
+from eval.benchmark_folder import settle_rows, write_report
+from eval.benchmark_report import describe, markdown
 from eval.metrics import bootstrap_interval
 from eval.pope import NEGATIVES, Probe, ask, pooled, probes
 from eval.rows import question_ids
@@ -104,8 +106,13 @@ def main() -> None:
     with launched() as ranks:
         loaded = load(args, ranks)
         drawn = drawn_probes(loaded, args)  # what cannot be probed is refused before hours of answers
-        rows = {FREE: answers(loaded, ranks, args)}
-        rows |= {f"pope_{kind}": probed(loaded, ranks, asked, kind, args) for kind, asked in drawn.items()}
+        work = {FREE: partial(answers, loaded, ranks, args)}
+        work |= {f"pope_{kind}": partial(probed, loaded, ranks, own, kind, args) for kind, own in drawn.items()}
+        rows = {}
+        for name, answered in work.items():
+            rows[name] = answered()
+            if ranks.rank == 0:
+                settle_rows(args.out, name, rows[name])
         if ranks.rank > 0:
             return
     summary = describe("hallucination", loaded.pictures, len(loaded.dataset), loaded.thresholds, args)
@@ -116,14 +123,14 @@ def main() -> None:
     ]
     summary["pope"] = {negatives: pope_numbers(rows[f"pope_{negatives}"]) for negatives in NEGATIVES}
     text = markdown("Hallucination", summary, HEADINGS) + pope_table(summary["pope"])
-    write_report(args.out, rows, summary, text)
+    write_report(args.out, summary, text)
 
 
 def options() -> argparse.Namespace:
     made = parser("hallucination", __doc__, protocols=(FREE,), max_new_tokens=512)
     made.add_argument("--template", default="Find the {}.", help="the question of a probe, {} is the name")
     made.add_argument("--each", type=int, default=3, help="present and absent things per picture")
-    args = made.parse_args()
+    args = parsed(made)
     if "{}" not in args.template or args.each < 1:
         made.error(f"--template {args.template!r} --each {args.each}: give a {{}} for the name and at least 1 thing")
     return args

@@ -12,8 +12,9 @@ import argparse
 import torch
 from tqdm.auto import tqdm
 
-from eval.benchmark import Benchmark, Reply, answer_all, as_it_is, load, parser
-from eval.benchmark_report import Metric, describe, markdown, results, write_report
+from eval.benchmark import Benchmark, Reply, answer_all, as_it_is, load, parsed, parser
+from eval.benchmark_folder import write_report
+from eval.benchmark_report import Metric, describe, markdown, results
 from eval.metrics import MaskCounts
 from eval.muse_gate import described, gated, judge
 from eval.muse_metrics import (
@@ -106,16 +107,16 @@ def gated_rows(rows: list[dict], chat: EndpointChat, least: int) -> tuple[list[d
 
 def main() -> None:
     args = options()
-    benchmark = Benchmark("muse", "MUSE", score, METRICS, as_it_is)
+    benchmark = Benchmark("muse", "MUSE", score, METRICS, as_it_is, "muse")
     with launched() as ranks:
-        loaded = load(args, ranks)
+        loaded = load(args, ranks, benchmark)
         rows = answer_all(benchmark, loaded, ranks, args)
         if ranks.rank > 0:
             return
         summary = describe(benchmark.name, loaded.pictures, len(loaded.dataset), loaded.thresholds, args)
         summary["results"] = results(rows, METRICS)
         headings = {name: metric.heading for name, metric in METRICS.items()}
-        write_report(args.out, rows, summary, markdown(benchmark.title, summary, headings))
+        write_report(args.out, summary, markdown(benchmark.title, summary, headings))
         if args.gate_url is None:
             return
         # what was generated for hours is written already, should the endpoint be gone
@@ -124,7 +125,7 @@ def main() -> None:
         suffix = f", text gate at {args.gate_least} of {args.gate_model}"
         summary["results"] += results({protocol: own for protocol, (own, _) in judged.items()}, METRICS, suffix)
         summary["gate_unreadable"] = {protocol: count for protocol, (_, count) in judged.items()}
-        write_report(args.out, rows, summary, markdown(benchmark.title, summary, headings))
+        write_report(args.out, summary, markdown(benchmark.title, summary, headings))
 
 
 def options() -> argparse.Namespace:
@@ -132,7 +133,7 @@ def options() -> argparse.Namespace:
     made.add_argument("--gate-url", help="OpenAI-compatible endpoint of a judge of words; none by default")
     made.add_argument("--gate-model", help="name of the model there")
     made.add_argument("--gate-least", type=int, help="least score, 1..10, that lets a pair stand; none is known")
-    args = made.parse_args()
+    args = parsed(made)
     given = [value is not None for value in (args.gate_url, args.gate_model, args.gate_least)]
     if any(given) and not all(given):
         made.error("--gate-url, --gate-model and --gate-least belong together; give all three or none")

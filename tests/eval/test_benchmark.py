@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval import grandf, grefcoco, hallucination, muse, reasonseg, segmentation
+from eval import benchmark, grandf, grefcoco, hallucination, muse, reasonseg, segmentation
 from eval.benchmark import Reply, with_one_mask, with_targets
 from eval.benchmark_report import Metric, numbers
 from eval.segmentation import SegmentationArguments
@@ -22,18 +22,26 @@ MODEL = Path(__file__).parent.parent.parent / "popen" / "assets" / "popen-tiny"
 EXTRA = {"refcoco": ["--dataset", "refcoco"], "hallucination": ["--each", "1"]}
 
 
+def of_source(samples, source):
+    """The scenes with ids as a converter gives them: the data set's name stands first."""
+    named = lambda own: tuple(replace(q, id=f"{source}/val/{q.id}") for q in own)  # noqa: E731
+    return [replace(s, questions=named(s.questions)) for s in samples]
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, samples):
-    """Two scenes as split `val`: questions with one target, with several and with none."""
+    """Two scenes as split `val` of each benchmark: questions with one target, with several and with none."""
     root = tmp_path_factory.mktemp("benchmark")
-    write_dataset(samples[:2], root, "val")
     counts = {len(q.masks) for s in samples[:2] for q in s.questions}
     assert {0, 1} < counts
+    for source in ("reasonseg", "refcoco", "grefcoco", "muse", "grandf", "hallucination"):
+        write_dataset(of_source(samples[:2], source), root / source, "val")
     return root
 
 
 def evaluate(monkeypatch, name, data, out, *options):
-    """Runs `python -m eval.<name>` and returns its summary and report."""
+    """Runs `python -m eval.<name>` on `data`, or on its own below `data`, and returns its summary and report."""
+    data = data / name if (data / name).is_dir() else data
     argv = ["--model", str(MODEL), "--data", str(data), "--out", str(out), "--max-new-tokens", "40"]
     monkeypatch.setattr(sys, "argv", [name, *argv, *EXTRA.get(name, []), *options])
     importlib.import_module(f"eval.{name}").main()
@@ -52,7 +60,7 @@ def test_every_question_is_scored_once_in_both_protocols(monkeypatch, data, samp
     assert [(r["protocol"], r["arm"]) for r in summary["results"]] == [("free", "single"), ("forced", "single")]
     for result in summary["results"]:
         rows = rows_of(tmp_path, result["protocol"])
-        assert [row["id"] for row in rows] == sorted(q.id for q in shown[result["protocol"]])
+        assert [row["id"] for row in rows] == sorted(f"{name}/val/{q.id}" for q in shown[result["protocol"]])
         assert result["n"] == len(rows) and set(result["by_kind"]) == {row["kind"] for row in rows}
         assert any(row["arms"]["single"]["predicted"] for row in rows), "no mask was scored at all"
         for metric, value in result.items():
@@ -105,6 +113,7 @@ def test_options_out_of_range_are_refused(monkeypatch, data, tmp_path, options):
 
 def test_a_picture_that_cannot_be_decoded_ends_the_evaluation(monkeypatch, samples, tmp_path):
     """It is named, and nothing is scored without it."""
+    samples = of_source(samples, "reasonseg")
     rows = [samples[0].to_row(), {**samples[1].to_row(), "image": {"bytes": b"no picture", "path": None}}]
     datasets.Dataset.from_list(rows, features=FEATURES).save_to_disk(str(tmp_path / "val"))
     with pytest.raises(DataError, match=f"^{samples[1].image_id}: not a picture"):
@@ -114,6 +123,96 @@ def test_a_picture_that_cannot_be_decoded_ends_the_evaluation(monkeypatch, sampl
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
+NAMES = ["reasonseg", "refcoco", "grefcoco", "muse", "grandf"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_of_another_data_set_are_refused(monkeypatch, data, samples, tmp_path, name):
+    """Their numbers would stand under this benchmark's name and beside its published rows."""
+    other = "refcoco" if name == "grefcoco" else "grefcoco"
+    monkeypatch.setattr(benchmark, "load_model", lambda *_: pytest.fail("the model was loaded first"))
+    message = rf"^{data / other}: question '{other}/val/\S*' is not of {name}, whose ids begin with '{name}/'; "
+    with pytest.raises(DataError, match=message + r"[^\n]* eval\.segmentation$"):
+        evaluate(monkeypatch, name, data / other, tmp_path)
+
+
+def test_refcoco_is_not_refcoco_plus(monkeypatch, data, tmp_path):
+    with pytest.raises(DataError, match=r"is not of refcoco\+, whose ids begin with 'refcoco\+/'"):
+        evaluate(monkeypatch, "refcoco", data, tmp_path, "--dataset", "refcoco+")
+
+
+@pytest.fixture
+def long_answers(samples, tmp_path):
+    """MUSE rows of which one true answer, with 34 targets, does not fit popen-tiny's context."""
+    rows = of_source(samples[:2], "muse")
+    (first, *others) = rows[1].questions
+    mask = next(q.masks[0] for q in rows[1].questions if q.masks)
+    long = replace(first, answer="A small red cup <seg>, " * 34, phrases=("cup",) * 34, masks=(mask,) * 34)
+    write_dataset([rows[0], replace(rows[1], questions=(long, *others))], tmp_path / "data", "val")
+    return rows[1].image_id, long.id
+
+
+def test_an_answer_that_does_not_fit_is_named_before_anything_is_generated(monkeypatch, long_answers, tmp_path):
+    monkeypatch.setattr(benchmark, "generate_drafts", lambda *_: pytest.fail("answers were generated first"))
+    picture, question = long_answers
+    message = rf"^{picture}/{question}: \d+ tokens with picture and answer \(34 targets\), the context holds 256; .*"
+    with pytest.raises(DataError, match=message + r"max_length in the model's popen_processor\.json"):
+        evaluate(monkeypatch, "muse", tmp_path / "data", tmp_path / "out")
+
+
+def test_in_free_generation_the_true_answer_need_not_fit(monkeypatch, long_answers, tmp_path):
+    summary, _ = evaluate(monkeypatch, "muse", tmp_path / "data", tmp_path / "out", "--answers", "free")
+    assert long_answers[1] in {row["id"] for row in rows_of(tmp_path / "out", "free")}
+    assert summary["results"][0]["n"] == len(rows_of(tmp_path / "out", "free"))
+
+
+@pytest.mark.parametrize("name", ["muse", "reasonseg"])
+def test_what_is_answered_is_written_before_the_next_protocol(monkeypatch, data, tmp_path, name):
+    def broken(*_):
+        raise OSError("no device left")
+
+    evaluate(monkeypatch, name, data, tmp_path, "--max-rows", "1")
+    monkeypatch.setattr(benchmark, "forced_drafts", broken)
+    with pytest.raises(OSError, match="no device"):
+        evaluate(monkeypatch, name, data, tmp_path)
+    assert len({row["picture"] for row in rows_of(tmp_path, "free")}) == 2
+    assert not (tmp_path / "summary.json").exists(), "the summary of an earlier run stands beside these rows"
+
+
+def test_probes_that_fail_cost_no_answers(monkeypatch, data, samples, tmp_path):
+    def broken(*_):
+        raise OSError("no device left")
+
+    monkeypatch.setattr(hallucination, "ask", broken)
+    with pytest.raises(OSError, match="no device"):
+        evaluate(monkeypatch, "hallucination", data, tmp_path)
+    assert len(rows_of(tmp_path, "free")) == sum(len(s.questions) for s in samples[:2])
+
+
+def test_each_data_set_split_and_model_has_a_folder_of_its_own(monkeypatch):
+    def folder(name, *options):
+        argv = ["--model", "runs/tuned", "--data", "runs/refcoco+/", "--split", "testA", *options]
+        monkeypatch.setattr(sys, "argv", [name, *argv])
+        return benchmark.parsed(benchmark.parser(name, "x")).out
+
+    assert folder("refcoco") == Path("runs/eval/refcoco/refcoco+/testA/tuned")
+    assert folder("refcoco", "--data", "runs/refcoco") == Path("runs/eval/refcoco/refcoco/testA/tuned")
+    assert folder("refcoco", "--split", "testB") == Path("runs/eval/refcoco/refcoco+/testB/tuned")
+    assert folder("muse", "--model", "org/popen-7b") == Path("runs/eval/muse/refcoco+/testA/popen-7b")
+    assert folder("muse", "--out", "here") == Path("here")
+
+
+def test_results_of_something_else_are_not_replaced(monkeypatch, data, tmp_path):
+    evaluate(monkeypatch, "reasonseg", data, tmp_path, "--max-rows", "1", "--answers", "forced")
+    before = (tmp_path / "summary.json").read_text()
+    monkeypatch.setattr(benchmark, "load_model", lambda *_: pytest.fail("the model was loaded first"))
+    with pytest.raises(DataError, match=f"^{tmp_path}: holds results of benchmark reasonseg, not muse; give another"):
+        evaluate(monkeypatch, "muse", data, tmp_path)
+    with pytest.raises(DataError, match="holds results of split val, not test; give another --out or move them away"):
+        evaluate(monkeypatch, "reasonseg", data, tmp_path, "--split", "test")
+    assert (tmp_path / "summary.json").read_text() == before
+
+
 def truth_reply(sample, question, size=4.0):
     """The true masks as logits."""
     height, width = sample.image.size[::-1]
@@ -121,15 +220,15 @@ def truth_reply(sample, question, size=4.0):
     return Reply(question.answer, question.phrases, torch.where(masks, size, -size).reshape(-1, height, width))
 
 
-@pytest.mark.parametrize("benchmark", [reasonseg, grefcoco, muse, grandf], ids=lambda module: module.__name__)
-def test_perfect_masks_score_one(samples, benchmark):
+@pytest.mark.parametrize("scored", [reasonseg, grefcoco, muse, grandf], ids=lambda module: module.__name__)
+def test_perfect_masks_score_one(samples, scored):
     rows = []
     for sample in samples:
         for q in sample.questions:
             row = {"picture": sample.image_id, "item": sample.image_id, "targets": len(q.masks)}
-            row |= {"predicted": len(q.masks)} | benchmark.score(sample, q, truth_reply(sample, q))
+            row |= {"predicted": len(q.masks)} | scored.score(sample, q, truth_reply(sample, q))
             rows.append(json.loads(json.dumps(row)))
-    for name, value in numbers(rows, benchmark.METRICS).items():
+    for name, value in numbers(rows, scored.METRICS).items():
         if name != "n":
             assert value == pytest.approx((1, 1) if name.endswith("_95") else 1, abs=1e-4), name
 
