@@ -210,7 +210,7 @@ def replies(
     readings = read_arms(model, processor, samples, drafts, loaded.arms, choose=words is None)
     rows = []
     for index, (sample, question) in enumerate(asked):
-        row = {"id": question.id, "picture": sample.image_id, "item": sample.questions[0].id, "kind": question.kind}
+        row = {"id": question.id, "picture": sample.image_id, "kind": question.kind}
         row |= {"targets": len(question.masks), "arms": {}}
         for arm, reading in readings.items():
             decoded, logits = reading.drafts[index].decoded, reading.logits[index] - loaded.thresholds[arm]

@@ -3,8 +3,8 @@
     python -m eval.muse --model DIR --data runs/muse --split val
     python -m eval.muse --model DIR --data runs/muse --gate-url URL --gate-model NAME --gate-least N
 
-With a gate, pairs whose words do not fit what they outline are also scored as misses; see `eval.muse_gate`. A row of
-the data set is an item: one picture with its questions.
+With a gate, pairs whose words do not fit what they outline are also scored as misses; see `eval.muse_gate`. An item of
+the released script is a record of MUSE's file, whose number stands in the ids of its questions.
 """
 
 import argparse
@@ -27,6 +27,8 @@ from eval.muse_metrics import (
     released_ciou,
     released_giou,
 )
+from eval.rows import question_ids
+from popen.data.safe_io import DataError
 from popen.data.schema import Question, Sample
 from popen.distributed.ranks import launched
 from popen.errors import one_line_errors
@@ -60,11 +62,23 @@ def counts_of(row: dict) -> MuseCounts:
     return MuseCounts(pairs, *(tuple(row[name]) for name in ("missed", "surplus", "surplus_band")))
 
 
+def item_of(question_id: str) -> str:
+    """The record that a question is of: "muse/val/000000000009/17" of "muse/val/000000000009/17/0".
+
+    Raises:
+        DataError: the id names no record.
+    """
+    parts = question_id.split("/")
+    if len(parts) != len(("muse", "split", "picture", "record", "number")):
+        raise DataError(f"question {question_id!r} does not say its record; convert MUSE again with convert_muse.py")
+    return "/".join(parts[:-1])
+
+
 def items_of(rows: list[dict]) -> list[list[MuseCounts]]:
     """The questions of each item."""
     items: dict[str, list[MuseCounts]] = {}
     for row in rows:
-        items.setdefault(row["item"], []).append(counts_of(row))
+        items.setdefault(item_of(row["id"]), []).append(counts_of(row))
     return list(items.values())
 
 
@@ -110,6 +124,8 @@ def main() -> None:
     benchmark = Benchmark("muse", "MUSE", score, METRICS, as_it_is, "muse")
     with launched() as ranks:
         loaded = load(args, ranks, benchmark)
+        for name in question_ids(loaded.dataset, loaded.pictures):
+            item_of(name)
         rows = answer_all(benchmark, loaded, ranks, args)
         if ranks.rank > 0:
             return

@@ -112,8 +112,9 @@ def mine(
     """
     if not selection:
         raise DataError(f"rows {selection.start} to {selection.stop}: nothing to mine, the split has {len(rows)} rows")
-    forced = selection[:0] if args.streams == "text" else selection[: args.seg_pictures]
-    for part, words in ((forced, true_answer), (selection[len(forced) :], no_answer)):
+    there = range(selection.start, min(selection.stop, len(rows)))
+    forced = there[:0] if args.streams == "text" else there[: args.seg_pictures]
+    for part, words in ((forced, true_answer), (there[len(forced) :], no_answer)):
         if part:
             check_lengths(processor, rows.select(part), words, quiet=ranks.rank > 0)
     output = Path(output_dir)

@@ -24,8 +24,11 @@ EXTRA = {"refcoco": ["--dataset", "refcoco"], "hallucination": ["--each", "1"]}
 
 def of_source(samples, source):
     """The scenes with ids as a converter gives them: the data set's name stands first."""
-    named = lambda own: tuple(replace(q, id=f"{source}/val/{q.id}") for q in own)  # noqa: E731
-    return [replace(s, questions=named(s.questions)) for s in samples]
+
+    def named(scene):
+        return tuple(replace(q, id=f"{source}/val/{scene.image_id}/0/{n}") for n, q in enumerate(scene.questions))
+
+    return [replace(scene, questions=named(scene)) for scene in samples]
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +58,12 @@ def rows_of(out, name):
 @pytest.mark.parametrize("name", ["reasonseg", "refcoco", "grefcoco", "muse", "grandf"])
 def test_every_question_is_scored_once_in_both_protocols(monkeypatch, data, samples, tmp_path, name):
     summary, report = evaluate(monkeypatch, name, data, tmp_path)
-    questions = [q for s in samples[:2] for q in s.questions]
+    questions = [q for s in of_source(samples[:2], name) for q in s.questions]
     shown = {"free": questions, "forced": questions if name != "grefcoco" else [q for q in questions if q.masks]}
     assert [(r["protocol"], r["arm"]) for r in summary["results"]] == [("free", "single"), ("forced", "single")]
     for result in summary["results"]:
         rows = rows_of(tmp_path, result["protocol"])
-        assert [row["id"] for row in rows] == sorted(f"{name}/val/{q.id}" for q in shown[result["protocol"]])
+        assert [row["id"] for row in rows] == sorted(q.id for q in shown[result["protocol"]])
         assert result["n"] == len(rows) and set(result["by_kind"]) == {row["kind"] for row in rows}
         assert any(row["arms"]["single"]["predicted"] for row in rows), "no mask was scored at all"
         for metric, value in result.items():
@@ -121,6 +124,14 @@ def test_a_picture_that_cannot_be_decoded_ends_the_evaluation(monkeypatch, sampl
     with pytest.raises(DataError, match=f"^{samples[1].image_id}: not a picture"):
         segmentation.main(SegmentationArguments(str(MODEL), str(tmp_path), str(tmp_path / "out"), "val"))
     assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_muse_needs_the_records(monkeypatch, samples, tmp_path):
+    """Rows of an earlier converter, which joined the records of a picture, would not score as released."""
+    rows = [replace(s, questions=tuple(replace(q, id=f"muse/val/{q.id}") for q in s.questions)) for s in samples[:1]]
+    write_dataset(rows, tmp_path, "val")
+    with pytest.raises(DataError, match=rf"^question '{rows[0].questions[0].id}' does not say its record; convert"):
+        evaluate(monkeypatch, "muse", tmp_path, tmp_path / "out")
 
 
 NAMES = ["reasonseg", "refcoco", "grefcoco", "muse", "grandf"]
@@ -223,9 +234,9 @@ def truth_reply(sample, question, size=4.0):
 @pytest.mark.parametrize("scored", [reasonseg, grefcoco, muse, grandf], ids=lambda module: module.__name__)
 def test_perfect_masks_score_one(samples, scored):
     rows = []
-    for sample in samples:
+    for sample in of_source(samples, "muse"):
         for q in sample.questions:
-            row = {"picture": sample.image_id, "item": sample.image_id, "targets": len(q.masks)}
+            row = {"id": q.id, "picture": sample.image_id, "targets": len(q.masks)}
             row |= {"predicted": len(q.masks)} | scored.score(sample, q, truth_reply(sample, q))
             rows.append(json.loads(json.dumps(row)))
     for name, value in numbers(rows, scored.METRICS).items():
