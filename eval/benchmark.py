@@ -27,6 +27,7 @@ from popen.lvlm.lengths import check_lengths, no_answer
 from popen.lvlm.loading import load_model
 
 FREE, FORCED = "free", "forced"
+EVERY, TARGETS = "every question", "questions with targets"
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,16 @@ def run(benchmark: Benchmark, args: argparse.Namespace) -> None:
         rows = answer_all(benchmark, loaded, ranks, args)
         if ranks.rank == 0:
             summary = describe(benchmark.name, loaded.pictures, len(loaded.dataset), loaded.thresholds, args)
-            summary["results"] = results(rows, benchmark.metrics)
+            summary |= {"asked": asked(benchmark, args), "results": results(rows, benchmark.metrics)}
             headings = {name: metric.heading for name, metric in benchmark.metrics.items()}
             text = markdown(benchmark.title, summary, headings, benchmark.published)
             write_report(args.out, summary, text)
+
+
+def asked(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, str]:
+    """Which questions each protocol is about, for whoever checks that its rows are whole."""
+    forced = TARGETS if benchmark.forced_answer is with_targets else EVERY
+    return {protocol: forced if protocol == FORCED else EVERY for protocol in args.answers}
 
 
 def answer_all(benchmark: Benchmark, loaded: Loaded, ranks: Ranks, args: argparse.Namespace) -> dict[str, list[dict]]:
@@ -198,18 +205,18 @@ def replies(
     if words is not None:
         kept = [tuple(q for q in s.questions if words(q.answer) is not None) for s in samples]
         samples = [replace(s, questions=own) for s, own in zip(samples, kept, strict=True)]
-    asked = [(sample, question) for sample in samples for question in sample.questions]
-    if not asked:
+    pairs = [(sample, question) for sample in samples for question in sample.questions]
+    if not pairs:
         return []
-    images, questions = [s.image for s, _ in asked], [q.question for _, q in asked]
+    images, questions = [s.image for s, _ in pairs], [q.question for _, q in pairs]
     if words is None:
         drafts = generate_drafts(model, processor, images, questions, args.max_new_tokens, args.batch_size)
     else:
-        answers = [words(q.answer) for _, q in asked]
+        answers = [words(q.answer) for _, q in pairs]
         drafts = forced_drafts(model, processor, images, questions, answers, args.batch_size)
     readings = read_arms(model, processor, samples, drafts, loaded.arms, choose=words is None)
     rows = []
-    for index, (sample, question) in enumerate(asked):
+    for index, (sample, question) in enumerate(pairs):
         row = {"id": question.id, "picture": sample.image_id, "kind": question.kind}
         row |= {"targets": len(question.masks), "arms": {}}
         for arm, reading in readings.items():

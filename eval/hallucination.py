@@ -8,7 +8,7 @@ Everything in free generation: forced words hallucinate nothing. The data set's 
 import argparse
 from functools import partial
 
-from eval.benchmark import FREE, Loaded, load, over_split, parsed, parser
+from eval.benchmark import EVERY, FREE, Loaded, load, over_split, parsed, parser
 from eval.benchmark_folder import settle_rows, write_report
 from eval.benchmark_report import describe, markdown
 from eval.metrics import bootstrap_interval
@@ -116,6 +116,7 @@ def main() -> None:
         if ranks.rank > 0:
             return
     summary = describe("hallucination", loaded.pictures, len(loaded.dataset), loaded.thresholds, args)
+    summary["asked"] = {FREE: EVERY}
     found = [{"arm": arm, "protocol": FREE} | summarise(rows[FREE], arm) for arm in loaded.thresholds]
     summary["results"] = [
         {key: value for key, value in own.items() if key.removesuffix("_95") in ("arm", "protocol", "n", *HEADINGS)}

@@ -12,7 +12,7 @@ import argparse
 import torch
 from tqdm.auto import tqdm
 
-from eval.benchmark import Benchmark, Reply, answer_all, as_it_is, load, parsed, parser
+from eval.benchmark import Benchmark, Reply, answer_all, as_it_is, asked, load, parsed, parser
 from eval.benchmark_folder import write_report
 from eval.benchmark_report import Metric, describe, markdown, results
 from eval.metrics import MaskCounts
@@ -130,7 +130,7 @@ def main() -> None:
         if ranks.rank > 0:
             return
         summary = describe(benchmark.name, loaded.pictures, len(loaded.dataset), loaded.thresholds, args)
-        summary["results"] = results(rows, METRICS)
+        summary |= {"asked": asked(benchmark, args), "results": results(rows, METRICS)}
         headings = {name: metric.heading for name, metric in METRICS.items()}
         write_report(args.out, summary, markdown(benchmark.title, summary, headings))
         if args.gate_url is None:

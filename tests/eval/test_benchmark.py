@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval import benchmark, grandf, grefcoco, hallucination, muse, reasonseg, segmentation
+from eval import benchmark, grandf, grefcoco, hallucination, muse, reasonseg, report, segmentation
 from eval.benchmark import Reply, with_one_mask, with_targets
 from eval.benchmark_report import Metric, numbers
 from eval.segmentation import SegmentationArguments
@@ -57,7 +58,7 @@ def rows_of(out, name):
 
 @pytest.mark.parametrize("name", ["reasonseg", "refcoco", "grefcoco", "muse", "grandf"])
 def test_every_question_is_scored_once_in_both_protocols(monkeypatch, data, samples, tmp_path, name):
-    summary, report = evaluate(monkeypatch, name, data, tmp_path)
+    summary, page = evaluate(monkeypatch, name, data, tmp_path)
     questions = [q for s in of_source(samples[:2], name) for q in s.questions]
     shown = {"free": questions, "forced": questions if name != "grefcoco" else [q for q in questions if q.masks]}
     assert [(r["protocol"], r["arm"]) for r in summary["results"]] == [("free", "single"), ("forced", "single")]
@@ -70,27 +71,83 @@ def test_every_question_is_scored_once_in_both_protocols(monkeypatch, data, samp
             interval = result.get(f"{metric}_95")
             assert interval is None or 0 <= interval[0] <= value <= interval[1] <= 1 + 1e-9
     assert summary["command"].startswith(f"python -m eval.{name} --model") and summary["thresholds"]
-    assert "| free generation |" in report and "| teacher-forced |" in report
-    assert ("| LISA-7B |" in report) == (name in ("reasonseg", "refcoco"))
-    assert "GSVA-7B (ft)" in report or name in ("muse", "grandf", "reasonseg")
+    assert "| free generation |" in page and "| teacher-forced |" in page
+    assert ("| LISA-7B |" in page) == (name in ("reasonseg", "refcoco"))
+    assert "GSVA-7B (ft)" in page or name in ("muse", "grandf", "reasonseg")
     good = summary["results"][1]["ciou"]
     assert good > 0.5, f"the shipped model knows scenes, and true words were given: cIoU {good}"
 
 
+@pytest.fixture(scope="module")
+def evaluated(data, tmp_path_factory):
+    """What gRefCOCO and hallucination, which ask the most unlike things, left behind."""
+    out = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("grefcoco", "hallucination"):
+            evaluate(patch, name, data, out / name)
+    return out
+
+
+def report_of(monkeypatch, *folders):
+    monkeypatch.setattr(sys, "argv", ["report", "--benchmarks", *map(str, folders)])
+    report.main()
+
+
+def test_the_report_prints_whole_benchmarks(monkeypatch, evaluated, capsys):
+    report_of(monkeypatch, evaluated / "grefcoco", evaluated / "hallucination")
+    text = capsys.readouterr().out
+    assert "# gRefCOCO, val" in text and "# Hallucination, val" in text and "GSVA-7B (ft)" in text
+
+
+CHANGES = {
+    "missing": (lambda lines: lines[1:], "ids are missing, first '"),
+    "doubled": (lambda lines: [*lines, lines[0]], "1 ids stand twice, first '"),
+    "strange": (lambda lines: [*lines, json.dumps({"id": "grefcoco/x"})], "1 ids were not asked for, first"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("file", ["grefcoco/rows_free", "grefcoco/rows_forced", "hallucination/rows_free"])
+def test_the_report_refuses_rows_that_are_not_whole(monkeypatch, evaluated, tmp_path, file, change):
+    shutil.copytree(evaluated, tmp_path / "copy")
+    rows = tmp_path / "copy" / f"{file}.jsonl"
+    changed, message = CHANGES[change]
+    rows.write_text("\n".join(changed(rows.read_text().splitlines())) + "\n")
+    with pytest.raises(DataError, match=rf"^{rows}: [^\n]*{message}"):
+        report_of(monkeypatch, rows.parent)
+
+
+@pytest.mark.parametrize(
+    "change, message", [("missing", "3 probes, the summary counts 4"), ("doubled", "stand twice")]
+)
+def test_the_report_refuses_probes_that_are_not_whole(monkeypatch, evaluated, tmp_path, change, message):
+    shutil.copytree(evaluated / "hallucination", tmp_path / "copy")
+    rows = tmp_path / "copy" / "rows_pope_popular.jsonl"
+    rows.write_text("\n".join(CHANGES[change][0](rows.read_text().splitlines())) + "\n")
+    with pytest.raises(DataError, match=rf"^{rows}: [^\n]*{message}"):
+        report_of(monkeypatch, rows.parent)
+
+
+def test_the_report_names_a_folder_of_something_else(monkeypatch, tmp_path):
+    (tmp_path / "summary.json").write_text('{"split": "val"}')
+    with pytest.raises(DataError, match=r"summary\.json: not of a benchmark, or of an earlier popen; evaluate again$"):
+        report_of(monkeypatch, tmp_path)
+
+
 def test_forced_words_give_no_accuracy_of_denials(monkeypatch, data, tmp_path):
-    summary, report = evaluate(monkeypatch, "grefcoco", data, tmp_path, "--answers", "forced")
+    summary, page = evaluate(monkeypatch, "grefcoco", data, tmp_path, "--answers", "forced")
     (result,) = summary["results"]
-    assert result["n_acc"] is None and result["n_acc_95"] is None and "| – |" in report
+    assert result["n_acc"] is None and result["n_acc_95"] is None and "| – |" in page
 
 
 def test_hallucinations_and_probes(monkeypatch, data, samples, tmp_path):
-    summary, report = evaluate(monkeypatch, "hallucination", data, tmp_path)
+    summary, page = evaluate(monkeypatch, "hallucination", data, tmp_path)
     (result,) = summary["results"]
     assert result["n"] == sum(len(s.questions) for s in samples[:2]) and 0 <= result["chair_i"] <= 1
     assert set(summary["pope"]) == {"random", "popular", "adversarial"}
     for negatives, own in summary["pope"].items():
         assert own["n"] == len(rows_of(tmp_path, f"pope_{negatives}")) == 2 * 2
-        assert f"| {negatives} | {100 * own['accuracy']:.1f} [" in report
+        assert f"| {negatives} | {100 * own['accuracy']:.1f} [" in page
 
 
 def test_pictures_that_cannot_be_probed_are_refused_before_anything_is_asked(monkeypatch, samples, tmp_path):
@@ -102,10 +159,10 @@ def test_pictures_that_cannot_be_probed_are_refused_before_anything_is_asked(mon
 
 def test_part_of_a_split_and_the_ensemble_are_labelled(monkeypatch, data, samples, tmp_path):
     options = ("--max-rows", "1", "--answers", "free", "--ensemble", "2")
-    summary, report = evaluate(monkeypatch, "reasonseg", data, tmp_path, *options)
+    summary, page = evaluate(monkeypatch, "reasonseg", data, tmp_path, *options)
     assert [r["arm"] for r in summary["results"]] == ["single", "ensemble"]
     assert summary["results"][0]["n"] == len(samples[0].questions)
-    assert "Only the first 1 of 2 pictures: compares with nothing below." in report
+    assert "Only the first 1 of 2 pictures: compares with nothing below." in page
 
 
 @pytest.mark.parametrize("options", [("--ensemble", "-1"), ("--max-rows", "0")])
