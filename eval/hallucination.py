@@ -1,8 +1,9 @@
 """What a model says that is not there: CHAIR, wrong attributes and counts, answers to the unanswerable, POPE probes.
 
-    python -m eval.hallucination --model DIR --data runs/muse --split val
+    python -m eval.hallucination --model DIR --data runs/refcoco --split val
 
-Everything in free generation: forced words hallucinate nothing. The data set's `objects` say what is in a picture.
+Everything in free generation: forced words hallucinate nothing. The data set's `objects` say what is in a picture;
+where they are only a part of it, as in MUSE and GranD_f, a true name would count as hallucinated: such data is refused.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from functools import partial
 from eval.benchmark import EVERY, FREE, Loaded, load, over_split, parsed, parser
 from eval.benchmark_folder import settle_rows, write_report
 from eval.benchmark_report import describe, markdown
+from eval.known_objects import unknown_objects
 from eval.metrics import bootstrap_interval
 from eval.pope import NEGATIVES, Probe, ask, pooled, probes
 from eval.rows import question_ids
@@ -49,8 +51,11 @@ def drawn_probes(loaded: Loaded, args: argparse.Namespace) -> dict[str, list[Pro
     """The probes of every kind of negatives.
 
     Raises:
-        DataError: no picture has both things that are there and things that are not.
+        DataError: no picture has both things that are there and things that are not, or it is not known which.
     """
+    why = unknown_objects(loaded.dataset)
+    if why is not None:
+        raise DataError(f"{args.data}: {why}; measure hallucination on COCO panoptic, RefCOCO or scenes")
     names = [tuple(own) for own in loaded.dataset.select(range(loaded.pictures))["objects"][:]]
     found = {negatives: probes(names, args.each, negatives, args.seed) for negatives in NEGATIVES}
     if not all(found.values()):

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from eval.known_objects import unknown_objects
 from eval.metrics import bootstrap_interval
 from popen.data.safe_io import DataError, write_json
 from popen.data.schema import Sample, load_split
@@ -112,6 +113,9 @@ def main() -> None:
         parser.error(f"--template {args.template!r} --each {args.each}: give a {{}} for the name and at least 1 thing")
     rows = load_split(args.data, args.split)
     rows = rows.select(range(len(rows) if args.max_rows is None else min(args.max_rows, len(rows))))
+    why = unknown_objects(rows)
+    if why is not None:
+        raise DataError(f"{args.data}: {why}; probe on COCO panoptic, RefCOCO or scenes")
     objects = [tuple(own) for own in rows["objects"][:]]
     model, processor = load_model(args.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

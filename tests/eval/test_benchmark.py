@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval import benchmark, grandf, grefcoco, hallucination, muse, reasonseg, report, segmentation
+from eval import benchmark, grandf, grefcoco, hallucination, muse, pope, reasonseg, report, segmentation
 from eval.benchmark import Reply, with_one_mask, with_targets
 from eval.benchmark_report import Metric, numbers
 from eval.segmentation import SegmentationArguments
@@ -153,8 +153,39 @@ def test_hallucinations_and_probes(monkeypatch, data, samples, tmp_path):
 def test_pictures_that_cannot_be_probed_are_refused_before_anything_is_asked(monkeypatch, samples, tmp_path):
     write_dataset([replace(own, objects=()) for own in samples[:2]], tmp_path, "val")
     monkeypatch.setattr(hallucination, "answers", lambda *_: pytest.fail("answers were generated first"))
+    with pytest.raises(DataError, match=f"^{tmp_path}: `objects` are not known in this data set; measure halluc"):
+        evaluate(monkeypatch, "hallucination", tmp_path, tmp_path / "out")
+
+
+def test_pictures_that_all_show_the_same_cannot_be_probed(monkeypatch, samples, tmp_path):
+    write_dataset([replace(own, objects=("ball",)) for own in samples[:2]], tmp_path, "val")
     with pytest.raises(DataError, match=f"^{tmp_path}: no picture has both .* list what is in the pictures"):
         evaluate(monkeypatch, "hallucination", tmp_path, tmp_path / "out")
+
+
+def captions(samples):
+    """Scenes whose questions are of GranD_f's kind, under a name of someone's own."""
+    kind = lambda own: tuple(replace(q, kind="caption") for q in own)  # noqa: E731
+    return [replace(s, questions=kind(s.questions)) for s in of_source(samples, "my_captions")]
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        (lambda samples: of_source(samples, "muse"), "of muse are only what MUSE annotates for its questions, not"),
+        (lambda samples: of_source(samples, "paco_lvis"), "of paco_lvis are only classes of LVIS that a picture was"),
+        (captions, "of my_captions are only what its captions name, not everything visible"),
+    ],
+)
+def test_where_objects_are_a_part_nothing_is_called_hallucinated(monkeypatch, samples, tmp_path, rows, message):
+    write_dataset(rows(samples[:2]), tmp_path, "val")
+    monkeypatch.setattr(hallucination, "answers", lambda *_: pytest.fail("answers were generated first"))
+    with pytest.raises(DataError, match=rf"^{tmp_path}: `objects` {message}[^\n]*; measure hallucination on COCO"):
+        evaluate(monkeypatch, "hallucination", tmp_path, tmp_path / "out")
+    argv = ["pope", "--model", str(MODEL), "--data", str(tmp_path), "--split", "val", "--out", str(tmp_path / "pope")]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(DataError, match=rf"^{tmp_path}: `objects` {message}[^\n]*; probe on COCO"):
+        pope.main()
 
 
 def test_part_of_a_split_and_the_ensemble_are_labelled(monkeypatch, data, samples, tmp_path):
