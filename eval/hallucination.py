@@ -3,7 +3,7 @@
     python -m eval.hallucination --model DIR --data runs/refcoco --split val
 
 Everything in free generation: forced words hallucinate nothing. The data set's `objects` say what is in a picture;
-where they are only a part of it, as in MUSE and GranD_f, a true name would count as hallucinated: such data is refused.
+where they are only a part of it, as in MUSE and GranD_f, a true name would count as hallucinated: it is refused.
 """
 
 import argparse
