@@ -15,17 +15,20 @@ import torch
 from tqdm.auto import tqdm
 
 from eval.arms import Arms, configured_thresholds, read_arms
-from eval.benchmark_report import Metric, describe, markdown, results, write_report
+from eval.benchmark_folder import IDENTITY, check_free, default_folder, settle_rows, write_report
+from eval.benchmark_report import Metric, describe, markdown, results
 from eval.published_rows import PROTOCOLS, Published
 from eval.ranks import CHUNK, gather_rows, share
-from eval.rows import question_ids
+from eval.rows import check_source, question_ids
 from popen.data.schema import SEG, Question, Sample, check_unique_ids, load_split
 from popen.distributed.ranks import Ranks, launched
 from popen.lvlm.inference import forced_drafts, generate_drafts
+from popen.lvlm.lengths import check_lengths, no_answer
 from popen.lvlm.loading import load_model
 from popen.lvlm.out_of_memory import questions_at_a_time
 
 FREE, FORCED = "free", "forced"
+EVERY, TARGETS = "every question", "questions with targets"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Benchmark:
     Args:
         name: of its command. title: in the report. score: numbers of one reply, as JSON. metrics: of many rows.
         forced_answer: from the true answer to the words to teacher-force; None where a question must not be forced.
-        published: rows of others to print beside.
+        source: of the data set, first in its ids. published: rows of others to print beside.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Benchmark:
     score: Callable[[Sample, Question, Reply], dict]
     metrics: dict[str, Metric]
     forced_answer: Callable[[str], str | None]
+    source: str
     published: tuple[Published, ...] = ()
 
 
@@ -83,7 +87,9 @@ def parser(
     made.add_argument("--model", required=True, help="popen model folder or Hub id")
     made.add_argument("--data", required=True, help="folder of the data set in popen's schema, see docs/benchmarks.md")
     made.add_argument("--split", default="val")
-    made.add_argument("--out", type=Path, default=Path("runs/eval") / name, help="folder for rows and report")
+    made.add_argument(
+        "--out", type=Path, help="folder for rows and report; runs/eval/NAME/DATA/SPLIT/MODEL by default"
+    )
     made.add_argument("--answers", nargs="+", choices=protocols, default=list(protocols))
     made.add_argument("--ensemble", type=int, default=0, metavar="K", help="also score the preference ensemble of K")
     made.add_argument("--max-rows", type=int, default=None, help="only the first pictures: for a try")
@@ -91,6 +97,15 @@ def parser(
     made.add_argument("--batch-size", type=int, default=32)
     made.add_argument("--seed", type=int, default=0)
     return made
+
+
+def parsed(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options as given, and where results go if nothing else was said."""
+    args = made.parse_args()
+    args.benchmark = made.prog.removeprefix("eval.")
+    if args.out is None:
+        args.out = default_folder(args.benchmark, args.data, args.split, args.model)
+    return args
 
 
 @dataclass(frozen=True)
@@ -105,43 +120,64 @@ class Loaded:
     thresholds: dict[str, float]
 
 
-def load(args: argparse.Namespace, ranks: Ranks) -> Loaded:
-    """Model and split of the options; ValueError where an option, the model or the data cannot be used."""
+def load(args: argparse.Namespace, ranks: Ranks, benchmark: Benchmark | None = None) -> Loaded:
+    """Model and split of the options, checked before anything is answered.
+
+    Raises:
+        ValueError: an option, the model or the data cannot be used, a question does not fit the model's context, or
+            OUT holds results of something else.
+    """
     if args.ensemble < 0 or (args.max_rows is not None and args.max_rows < 1):
         raise ValueError(
             f"--ensemble {args.ensemble} --max-rows {args.max_rows}: give K >= 0 and at least one picture"
         )
+    check_free(args.out, {name: str(getattr(args, name)) for name in IDENTITY})
     dataset = load_split(args.data, args.split)
     check_unique_ids(dataset)
+    pictures = len(dataset) if args.max_rows is None else min(args.max_rows, len(dataset))
+    if benchmark is not None:
+        check_source(question_ids(dataset, len(dataset)), benchmark.source, args.data)
     model, processor = load_model(args.model)
     model.to(ranks.device).eval()
+    words = benchmark.forced_answer if benchmark is not None and FORCED in args.answers else no_answer
+    check_lengths(processor, dataset.select(range(pictures)), words, quiet=ranks.rank > 0)
     arms = Arms(args.ensemble, seed=args.seed)
-    pictures = len(dataset) if args.max_rows is None else min(args.max_rows, len(dataset))
     return Loaded(model, processor, dataset, pictures, arms, configured_thresholds(model, arms))
 
 
 def run(benchmark: Benchmark, args: argparse.Namespace) -> None:
     """Answers, scores and writes; only the first of several processes writes."""
     with launched() as ranks:
-        loaded = load(args, ranks)
+        loaded = load(args, ranks, benchmark)
         with questions_at_a_time("--batch-size ", args.batch_size, "without --ensemble it takes less"):
             rows = answer_all(benchmark, loaded, ranks, args)
         if ranks.rank == 0:
             summary = describe(benchmark.name, loaded.pictures, len(loaded.dataset), loaded.thresholds, args)
-            summary["results"] = results(rows, benchmark.metrics)
+            summary |= {"asked": asked(benchmark, args), "results": results(rows, benchmark.metrics)}
             headings = {name: metric.heading for name, metric in benchmark.metrics.items()}
             text = markdown(benchmark.title, summary, headings, benchmark.published)
-            write_report(args.out, rows, summary, text)
+            write_report(args.out, summary, text)
+
+
+def asked(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, str]:
+    """Which questions each protocol is about, for whoever checks that its rows are whole."""
+    forced = TARGETS if benchmark.forced_answer is with_targets else EVERY
+    return {protocol: forced if protocol == FORCED else EVERY for protocol in args.answers}
 
 
 def answer_all(benchmark: Benchmark, loaded: Loaded, ranks: Ranks, args: argparse.Namespace) -> dict[str, list[dict]]:
-    """The rows of every protocol asked for, all of them on the first process and none on the others."""
+    """The rows of every protocol asked for, all of them on the first process and none on the others.
+
+    Those of a protocol are written before the next begins: hours of answers outlast what goes wrong later.
+    """
     found = {}
     for protocol in args.answers:
         words = benchmark.forced_answer if protocol == FORCED else None
         ids = question_ids(loaded.dataset, loaded.pictures, words or as_it_is)
         score = lambda _, samples, words=words: replies(benchmark, loaded, samples, words, args)  # noqa: E731
         found[protocol] = over_split(loaded, ranks, score, ids, PROTOCOLS[protocol])
+        if ranks.rank == 0:
+            settle_rows(args.out, protocol, found[protocol])
     return found
 
 
@@ -171,19 +207,19 @@ def replies(
     if words is not None:
         kept = [tuple(q for q in s.questions if words(q.answer) is not None) for s in samples]
         samples = [replace(s, questions=own) for s, own in zip(samples, kept, strict=True)]
-    asked = [(sample, question) for sample in samples for question in sample.questions]
-    if not asked:
+    pairs = [(sample, question) for sample in samples for question in sample.questions]
+    if not pairs:
         return []
-    images, questions = [s.image for s, _ in asked], [q.question for _, q in asked]
+    images, questions = [s.image for s, _ in pairs], [q.question for _, q in pairs]
     if words is None:
         drafts = generate_drafts(model, processor, images, questions, args.max_new_tokens, args.batch_size)
     else:
-        answers = [words(q.answer) for _, q in asked]
+        answers = [words(q.answer) for _, q in pairs]
         drafts = forced_drafts(model, processor, images, questions, answers, args.batch_size)
     readings = read_arms(model, processor, samples, drafts, loaded.arms, choose=words is None)
     rows = []
-    for index, (sample, question) in enumerate(asked):
-        row = {"id": question.id, "picture": sample.image_id, "item": sample.questions[0].id, "kind": question.kind}
+    for index, (sample, question) in enumerate(pairs):
+        row = {"id": question.id, "picture": sample.image_id, "kind": question.kind}
         row |= {"targets": len(question.masks), "arms": {}}
         for arm, reading in readings.items():
             decoded, logits = reading.drafts[index].decoded, reading.logits[index] - loaded.thresholds[arm]

@@ -5,15 +5,12 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from eval.claims import head_commit, machine
 from eval.metrics import bootstrap_interval
 from eval.published_rows import PROTOCOLS, Published
-from eval.rows import write_rows
-from popen.data.safe_io import storage_error, write_json
 
 
 @dataclass(frozen=True)
@@ -96,19 +93,6 @@ def markdown(title: str, summary: dict, headings: dict[str, str], published: tup
             lines.append("| " + " | ".join([*cells, "–", source]) + " |")
     lines += ["", "Percent; brackets: 95 % bootstrap interval over pictures. Rows of another protocol do not compare."]
     return "\n".join(lines) + "\n"
-
-
-def write_report(out: Path, rows: dict[str, list[dict]], summary: dict, text: str) -> None:
-    """Rows, `summary.json` and `report.md`, which is printed; StorageError where the disk refuses."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, own in rows.items():
-            write_rows(out / f"rows_{name}.jsonl", own)
-        write_json(out / "summary.json", summary)
-        (out / "report.md").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise storage_error(error, out, "evaluate again") from error
-    print(text)
 
 
 def _percent(value: float | None, interval: tuple[float, float] | None) -> str:

@@ -7,7 +7,7 @@ CIDEr and the text gate of GLaMM's recall are not computed; what a description n
 `eval.hallucination`'s.
 """
 
-from eval.benchmark import Benchmark, Reply, as_it_is, parser, run
+from eval.benchmark import Benchmark, Reply, as_it_is, parsed, parser, run
 from eval.benchmark_report import Metric
 from eval.metrics import MaskCounts, ciou, giou, match_counts
 from popen.data.schema import Question, Sample
@@ -46,8 +46,8 @@ METRICS = {
 
 
 def main() -> None:
-    args = parser("grandf", __doc__, max_new_tokens=512).parse_args()
-    run(Benchmark("grandf", "GranD_f", score, METRICS, as_it_is), args)
+    args = parsed(parser("grandf", __doc__, max_new_tokens=512))
+    run(Benchmark("grandf", "GranD_f", score, METRICS, as_it_is, "grandf"), args)
 
 
 if __name__ == "__main__":

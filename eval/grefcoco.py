@@ -6,7 +6,7 @@ An answer without a mask denies that there is anything. Teacher-forced, only exp
 true words would give the others away, so there is no N-acc and T-acc is given.
 """
 
-from eval.benchmark import Benchmark, Reply, parser, run, with_targets
+from eval.benchmark import Benchmark, Reply, parsed, parser, run, with_targets
 from eval.benchmark_report import Metric
 from eval.grefcoco_metrics import Referral, grefcoco_ciou, grefcoco_giou, n_acc, referral, t_acc
 from eval.published_rows import read_published
@@ -34,8 +34,9 @@ METRICS = {
 
 
 def main() -> None:
-    args = parser("grefcoco", __doc__).parse_args()
-    run(Benchmark("grefcoco", "gRefCOCO", score, METRICS, with_targets, tuple(read_published("grefcoco"))), args)
+    args = parsed(parser("grefcoco", __doc__))
+    published = tuple(read_published("grefcoco"))
+    run(Benchmark("grefcoco", "gRefCOCO", score, METRICS, with_targets, "grefcoco", published), args)
 
 
 if __name__ == "__main__":

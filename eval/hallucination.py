@@ -1,14 +1,18 @@
 """What a model says that is not there: CHAIR, wrong attributes and counts, answers to the unanswerable, POPE probes.
 
-    python -m eval.hallucination --model DIR --data runs/muse --split val
+    python -m eval.hallucination --model DIR --data runs/refcoco --split val
 
-Everything in free generation: forced words hallucinate nothing. The data set's `objects` say what is in a picture.
+Everything in free generation: forced words hallucinate nothing. The data set's `objects` say what is in a picture;
+where they are only a part of it, as in MUSE and GranD_f, a true name would count as hallucinated: it is refused.
 """
 
 import argparse
+from functools import partial
 
-from eval.benchmark import FREE, Loaded, load, over_split, parser
-from eval.benchmark_report import describe, markdown, write_report
+from eval.benchmark import EVERY, FREE, Loaded, load, over_split, parsed, parser
+from eval.benchmark_folder import settle_rows, write_report
+from eval.benchmark_report import describe, markdown
+from eval.known_objects import unknown_objects
 from eval.metrics import bootstrap_interval
 from eval.pope import NEGATIVES, Probe, ask, pooled, probes
 from eval.rows import question_ids
@@ -48,8 +52,11 @@ def drawn_probes(loaded: Loaded, args: argparse.Namespace) -> dict[str, list[Pro
     """The probes of every kind of negatives.
 
     Raises:
-        DataError: no picture has both things that are there and things that are not.
+        DataError: no picture has both things that are there and things that are not, or it is not known which.
     """
+    why = unknown_objects(loaded.dataset)
+    if why is not None:
+        raise DataError(f"{args.data}: {why}; measure hallucination on COCO panoptic, RefCOCO or scenes")
     names = [tuple(own) for own in loaded.dataset.select(range(loaded.pictures))["objects"][:]]
     found = {negatives: probes(names, args.each, negatives, args.seed) for negatives in NEGATIVES}
     if not all(found.values()):
@@ -102,12 +109,18 @@ def main() -> None:
     with launched() as ranks:
         loaded = load(args, ranks)
         drawn = drawn_probes(loaded, args)  # what cannot be probed is refused before hours of answers
-        with questions_at_a_time("--batch-size ", args.batch_size, "without --ensemble it takes less"):
-            rows = {FREE: answers(loaded, ranks, args)}
-        rows |= {f"pope_{kind}": probed(loaded, ranks, asked, kind, args) for kind, asked in drawn.items()}
+        work = {FREE: partial(answers, loaded, ranks, args)}
+        work |= {f"pope_{kind}": partial(probed, loaded, ranks, own, kind, args) for kind, own in drawn.items()}
+        rows = {}
+        for name, answered in work.items():
+            with questions_at_a_time("--batch-size ", args.batch_size, "without --ensemble it takes less"):
+                rows[name] = answered()
+            if ranks.rank == 0:
+                settle_rows(args.out, name, rows[name])
         if ranks.rank > 0:
             return
     summary = describe("hallucination", loaded.pictures, len(loaded.dataset), loaded.thresholds, args)
+    summary["asked"] = {FREE: EVERY}
     found = [{"arm": arm, "protocol": FREE} | summarise(rows[FREE], arm) for arm in loaded.thresholds]
     summary["results"] = [
         {key: value for key, value in own.items() if key.removesuffix("_95") in ("arm", "protocol", "n", *HEADINGS)}
@@ -115,14 +128,14 @@ def main() -> None:
     ]
     summary["pope"] = {negatives: pope_numbers(rows[f"pope_{negatives}"]) for negatives in NEGATIVES}
     text = markdown("Hallucination", summary, HEADINGS) + pope_table(summary["pope"])
-    write_report(args.out, rows, summary, text)
+    write_report(args.out, summary, text)
 
 
 def options() -> argparse.Namespace:
     made = parser("hallucination", __doc__, protocols=(FREE,), max_new_tokens=512)
     made.add_argument("--template", default="Find the {}.", help="the question of a probe, {} is the name")
     made.add_argument("--each", type=int, default=3, help="present and absent things per picture")
-    args = made.parse_args()
+    args = parsed(made)
     if "{}" not in args.template or args.each < 1:
         made.error(f"--template {args.template!r} --each {args.each}: give a {{}} for the name and at least 1 thing")
     return args

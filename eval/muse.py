@@ -3,8 +3,8 @@
     python -m eval.muse --model DIR --data runs/muse --split val
     python -m eval.muse --model DIR --data runs/muse --gate-url URL --gate-model NAME --gate-least N
 
-With a gate, pairs whose words do not fit what they outline are also scored as misses; see `eval.muse_gate`. A row of
-the data set is an item: one picture with its questions.
+With a gate, pairs whose words do not fit what they outline are also scored as misses; see `eval.muse_gate`. An item of
+the released script is a record of MUSE's file, whose number stands in the ids of its questions.
 """
 
 import argparse
@@ -12,8 +12,9 @@ import argparse
 import torch
 from tqdm.auto import tqdm
 
-from eval.benchmark import Benchmark, Reply, answer_all, as_it_is, load, parser
-from eval.benchmark_report import Metric, describe, markdown, results, write_report
+from eval.benchmark import Benchmark, Reply, answer_all, as_it_is, asked, load, parsed, parser
+from eval.benchmark_folder import write_report
+from eval.benchmark_report import Metric, describe, markdown, results
 from eval.metrics import MaskCounts
 from eval.muse_gate import described, gated, judge
 from eval.muse_metrics import (
@@ -26,6 +27,8 @@ from eval.muse_metrics import (
     released_ciou,
     released_giou,
 )
+from eval.rows import question_ids
+from popen.data.safe_io import DataError
 from popen.data.schema import Question, Sample
 from popen.distributed.ranks import launched
 from popen.errors import one_line_errors
@@ -59,11 +62,23 @@ def counts_of(row: dict) -> MuseCounts:
     return MuseCounts(pairs, *(tuple(row[name]) for name in ("missed", "surplus", "surplus_band")))
 
 
+def item_of(question_id: str) -> str:
+    """The record that a question is of: "muse/val/000000000009/17" of "muse/val/000000000009/17/0".
+
+    Raises:
+        DataError: the id names no record.
+    """
+    parts = question_id.split("/")
+    if len(parts) != len(("muse", "split", "picture", "record", "number")):
+        raise DataError(f"question {question_id!r} does not say its record; convert MUSE again with convert_muse.py")
+    return "/".join(parts[:-1])
+
+
 def items_of(rows: list[dict]) -> list[list[MuseCounts]]:
     """The questions of each item."""
     items: dict[str, list[MuseCounts]] = {}
     for row in rows:
-        items.setdefault(row["item"], []).append(counts_of(row))
+        items.setdefault(item_of(row["id"]), []).append(counts_of(row))
     return list(items.values())
 
 
@@ -106,16 +121,18 @@ def gated_rows(rows: list[dict], chat: EndpointChat, least: int) -> tuple[list[d
 
 def main() -> None:
     args = options()
-    benchmark = Benchmark("muse", "MUSE", score, METRICS, as_it_is)
+    benchmark = Benchmark("muse", "MUSE", score, METRICS, as_it_is, "muse")
     with launched() as ranks:
-        loaded = load(args, ranks)
+        loaded = load(args, ranks, benchmark)
+        for name in question_ids(loaded.dataset, loaded.pictures):
+            item_of(name)
         rows = answer_all(benchmark, loaded, ranks, args)
         if ranks.rank > 0:
             return
         summary = describe(benchmark.name, loaded.pictures, len(loaded.dataset), loaded.thresholds, args)
-        summary["results"] = results(rows, METRICS)
+        summary |= {"asked": asked(benchmark, args), "results": results(rows, METRICS)}
         headings = {name: metric.heading for name, metric in METRICS.items()}
-        write_report(args.out, rows, summary, markdown(benchmark.title, summary, headings))
+        write_report(args.out, summary, markdown(benchmark.title, summary, headings))
         if args.gate_url is None:
             return
         # what was generated for hours is written already, should the endpoint be gone
@@ -124,7 +141,7 @@ def main() -> None:
         suffix = f", text gate at {args.gate_least} of {args.gate_model}"
         summary["results"] += results({protocol: own for protocol, (own, _) in judged.items()}, METRICS, suffix)
         summary["gate_unreadable"] = {protocol: count for protocol, (_, count) in judged.items()}
-        write_report(args.out, rows, summary, markdown(benchmark.title, summary, headings))
+        write_report(args.out, summary, markdown(benchmark.title, summary, headings))
 
 
 def options() -> argparse.Namespace:
@@ -132,7 +149,7 @@ def options() -> argparse.Namespace:
     made.add_argument("--gate-url", help="OpenAI-compatible endpoint of a judge of words; none by default")
     made.add_argument("--gate-model", help="name of the model there")
     made.add_argument("--gate-least", type=int, help="least score, 1..10, that lets a pair stand; none is known")
-    args = made.parse_args()
+    args = parsed(made)
     given = [value is not None for value in (args.gate_url, args.gate_model, args.gate_least)]
     if any(given) and not all(given):
         made.error("--gate-url, --gate-model and --gate-least belong together; give all three or none")

@@ -110,7 +110,7 @@ def released_giou(items: list[list[MuseCounts]]) -> float:
     M = max(Σ_q predicted_q, Σ_q targets_q) over the questions q of an item; IoU = I / (U + 1e-5) + [U = 0].
 
     Args:
-        items: per item (one picture with its questions) the counts of each question.
+        items: per item (a record of MUSE's file with its questions) the counts of each question.
     Raises:
         ValueError: no masks at all, neither predicted nor true.
     """

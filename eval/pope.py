@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from eval.known_objects import unknown_objects
 from eval.metrics import bootstrap_interval
 from eval.ranks import gather_rows
 from popen.data.safe_io import DataError, write_json
@@ -120,6 +121,9 @@ def main() -> None:
     with launched() as ranks:
         rows = load_split(args.data, args.split)
         rows = rows.select(range(len(rows) if args.max_rows is None else min(args.max_rows, len(rows))))
+        why = unknown_objects(rows)
+        if why is not None:
+            raise DataError(f"{args.data}: {why}; probe on COCO panoptic, RefCOCO or scenes")
         objects = [tuple(own) for own in rows["objects"][:]]
         model, processor = load_model(args.model)
         model.to(ranks.device).eval()

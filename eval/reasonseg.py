@@ -9,7 +9,7 @@ the strict numbers an answer of another number of masks than asked for has found
 
 from dataclasses import replace
 
-from eval.benchmark import Benchmark, Reply, parser, run, with_one_mask
+from eval.benchmark import Benchmark, Reply, parsed, parser, run, with_one_mask
 from eval.benchmark_report import Metric
 from eval.lisa_metrics import lisa_ciou, lisa_giou, mask_counts
 from eval.metrics import MaskCounts
@@ -48,9 +48,9 @@ METRICS = {
 
 
 def main() -> None:
-    args = parser("reasonseg", __doc__).parse_args()
+    args = parsed(parser("reasonseg", __doc__))
     published = tuple(read_published("reasonseg"))
-    run(Benchmark("reasonseg", "ReasonSeg", score, METRICS, with_one_mask, published), args)
+    run(Benchmark("reasonseg", "ReasonSeg", score, METRICS, with_one_mask, "reasonseg", published), args)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 Every sentence of every expression is one mask, as in ReasonSeg.
 """
 
-from eval.benchmark import Benchmark, parser, run, with_one_mask
+from eval.benchmark import Benchmark, parsed, parser, run, with_one_mask
 from eval.benchmark_report import Metric
 from eval.metrics import precision_at
 from eval.published_rows import read_published
@@ -22,11 +22,11 @@ PRECISIONS = {
 
 def main() -> None:
     options = parser("refcoco", __doc__)
-    options.add_argument("--dataset", required=True, choices=sorted(TITLES), help="which published rows to print")
-    args = options.parse_args()
+    options.add_argument("--dataset", required=True, choices=sorted(TITLES), help="which of them --data holds")
+    args = parsed(options)
     metrics = {name: METRICS[name] for name in ("ciou", "giou", "ciou_strict", "giou_strict")} | PRECISIONS
     published = tuple(row for row in read_published("refcoco") if row.dataset == args.dataset)
-    run(Benchmark("refcoco", TITLES[args.dataset], score, metrics, with_one_mask, published), args)
+    run(Benchmark("refcoco", TITLES[args.dataset], score, metrics, with_one_mask, args.dataset, published), args)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Writes `report.json` and a self-contained `report.html` from what the demo left behind.
+"""Writes `report.json` and a self-contained `report.html` of the demo, or prints the reports of benchmarks.
 
     python -m eval.report --run runs/demo --seed 0
+    python -m eval.report --benchmarks runs/eval/refcoco/refcoco/testA/DIR runs/eval/muse/muse/val/DIR
 
-The pictures are drawn by seed, before anyone has seen how they turned out; failures stay in.
+The pictures are drawn by seed, before anyone has seen how they turned out; failures stay in. Either is refused where a
+row is missing or stands twice.
 """
 
 import argparse
@@ -15,6 +17,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from eval.benchmark import TARGETS, as_it_is, with_targets
+from eval.benchmark_folder import REPORT, SUMMARY
 from eval.charts import line_chart
 from eval.rows import question_ids, read_rows
 from popen.data.safe_io import DataError, read_json, write_json
@@ -69,6 +73,9 @@ Free generation; the mask threshold of every row is calibrated on pictures that 
 
 def main() -> None:
     args = parse()
+    if args.benchmarks:
+        print("\n".join([whole_benchmark(folder) for folder in args.benchmarks]))  # all of them, or none
+        return
     run = Path(args.run)
     cost = read_json(run / "cost.json")
     scores = {name: whole_summary(run, name) for name in RUNS}
@@ -103,6 +110,27 @@ def whole_summary(run: Path, name: str) -> dict:
     summary = read_json(folder / "summary.json")
     read_rows(folder / "rows.jsonl", question_ids(load_split(run / "data", summary["split"]), summary["pictures"]))
     return summary
+
+
+def whole_benchmark(out: Path) -> str:
+    """The report of a benchmark, once its rows are known to hold every question exactly once.
+
+    Raises:
+        DataError: a file is missing, or in the rows of a protocol an id is missing, doubled or of no such question.
+    """
+    summary = read_json(out / SUMMARY)
+    if not isinstance(summary, dict) or not summary.get("asked"):
+        raise DataError(f"{out / SUMMARY}: not of a benchmark, or of an earlier popen; evaluate again")
+    dataset = load_split(summary["data"], summary["split"])
+    for protocol, which in summary["asked"].items():
+        words = with_targets if which == TARGETS else as_it_is
+        read_rows(out / f"rows_{protocol}.jsonl", question_ids(dataset, min(summary["pictures"], len(dataset)), words))
+    for negatives, own in summary.get("pope", {}).items():
+        file = out / f"rows_pope_{negatives}.jsonl"
+        found = len(read_rows(file))
+        if found != own["n"]:
+            raise DataError(f"{file}: {found} probes, the summary counts {own['n']}; evaluate again")
+    return (out / REPORT).read_text(encoding="utf-8")
 
 
 def table(arms: dict[str, dict]) -> str:
@@ -181,11 +209,13 @@ def picture(image: Image.Image) -> str:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", required=True, help="folder that recipes/path.py filled")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", help="folder that recipes/path.py filled")
+    which.add_argument("--benchmarks", nargs="+", type=Path, metavar="OUT", help="folders that benchmarks wrote")
     parser.add_argument("--seed", type=int, default=0, help="draws the pictures")
     parser.add_argument("--ensemble", type=int, default=8, help="K of the ensemble in the pictures")
     args = parser.parse_args()
-    if not (Path(args.run) / "eval").is_dir():
+    if args.run is not None and not (Path(args.run) / "eval").is_dir():
         raise DataError(f"{args.run}: no eval folder in it; run recipes/path.py first")
     return args
 

@@ -57,6 +57,20 @@ def write_rows(file: str | Path, rows: list[dict]) -> None:
         raise storage_error(error, file, "evaluate again") from error
 
 
+def check_source(ids: Collection[str], source: str, where: str) -> None:
+    """Check that rows are of the data set that a report will name: its name stands first in every id.
+
+    Raises:
+        DataError: names `where`, the first other id, and the way out.
+    """
+    strange = next((name for name in ids if name.partition("/")[0] != source), None)
+    if strange is not None:
+        raise DataError(
+            f"{where}: question {strange!r} is not of {source}, whose ids begin with '{source}/'; give what its "
+            "converter wrote (docs/benchmarks.md), or score other data with eval.segmentation"
+        )
+
+
 def question_ids(
     dataset: datasets.Dataset, pictures: int, words: Callable[[str], str | None] = lambda answer: answer
 ) -> list[str]:

@@ -21,6 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from eval.arms import Arms, calibrated_thresholds, configured_thresholds, read_arms
+from eval.known_objects import unknown_objects
 from eval.metrics import MaskCounts, bootstrap_interval, ciou, giou, match_counts
 from eval.ranks import gather_rows
 from eval.rows import question_ids
@@ -29,6 +30,7 @@ from popen.data.schema import Sample, check_unique_ids, load_split
 from popen.distributed.ranks import ALONE, Ranks, launched
 from popen.lvlm.calibration import truth_drafts
 from popen.lvlm.inference import generate_drafts
+from popen.lvlm.lengths import check_lengths
 from popen.lvlm.loading import load_model
 from popen.lvlm.out_of_memory import questions_at_a_time
 from popen.preference.hallucination import Mentions, attribute_errors, chair_i, chair_s, mentions, name_pattern
@@ -76,7 +78,10 @@ def main(args: SegmentationArguments) -> None:
         rows = load_split(args.data, args.split)
         check_unique_ids(rows)
         count = len(rows) if args.max_rows is None else min(args.max_rows, len(rows))
-        vocabulary = name_pattern({name for names in rows["objects"][:] for name in names})
+        no_chair = unknown_objects(rows)
+        vocabulary = None if no_chair else name_pattern({name for names in rows["objects"][:] for name in names})
+        if args.answers == "forced":
+            check_lengths(processor, rows.select(range(count)))
         arms = Arms(args.ensemble, args.controls, args.seed)
         thresholds = configured_thresholds(model, arms)
         if args.calibration_split is not None:
@@ -111,6 +116,11 @@ def main(args: SegmentationArguments) -> None:
         "questions": len(scored),
         "arms": {arm: summarise(scored, arm) for arm in scored[0]["arms"]},
     }
+    if no_chair:
+        print(f"CHAIR is left out: {no_chair}")
+        summary["no_chair"] = no_chair
+        for numbers in summary["arms"].values():
+            numbers |= dict.fromkeys(("chair_i", "chair_i_95", "chair_s"))
     write_json(out / "summary.json", summary)
     for arm, numbers in summary["arms"].items():
         print(arm, {k: round(v, 4) if isinstance(v, float) else v for k, v in numbers.items() if k != "by_kind"})
@@ -136,6 +146,7 @@ def score(
     """One row per question with answer and counts of every arm.
 
     Args:
+        vocabulary: names to look for in answers; None where it is not known what is in a picture.
         answers: "free" or "forced". settings: of `generate_drafts`.
     """
     asked = [(sample, question) for sample in samples for question in sample.questions]
@@ -154,7 +165,7 @@ def score(
         for arm, reading in readings.items():
             masks = (reading.logits[index] > thresholds[arm]).cpu().numpy().reshape(-1, *valid.shape)
             decoded = reading.drafts[index].decoded
-            found = mentions(decoded.text, sample.objects, vocabulary)
+            found = mentions(decoded.text, sample.objects, vocabulary) if vocabulary else Mentions(0, 0)
             row["arms"][arm] = {
                 "answer": decoded.text,
                 "exact": decoded.text == question.answer,

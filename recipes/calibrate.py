@@ -22,6 +22,7 @@ from popen.lvlm.calibration import (
     truth_drafts,
 )
 from popen.lvlm.inference import restored_masks
+from popen.lvlm.lengths import check_lengths
 from popen.lvlm.loading import load_model
 from popen.recipe import run
 
@@ -44,7 +45,9 @@ def main(args: CalibrationArguments) -> None:
     model, processor = load_model(args.model_name_or_path)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     rows = load_split(args.dataset, args.split)
-    samples = [Sample.from_row(rows[i]) for i in range(min(args.max_rows, len(rows)))]
+    rows = rows.select(range(min(args.max_rows, len(rows))))
+    check_lengths(processor, rows)
+    samples = [Sample.from_row(row) for row in rows]
     drafts = truth_drafts(model, processor, samples)
     model.config.embedding_std = embedding_spread(drafts)
     config = model.config

@@ -3,6 +3,10 @@
 Four forms are read, each told by its keys: human annotated and Open-PSG records with `groundings`; RefCOCO-g records
 with `refs`; Flickr30k in COCO form with `tokens_positive` and `sam_mask`; and the evaluation splits, whose captions
 with `labels` and masks are two files. What cannot be grounded stays in the caption as words, and is counted.
+
+A picture may have several captions: Flickr30k's have five, each an image of the file's own, of which two may be word
+for word the same; one is then kept and the other counted. In the other forms a caption that a picture has twice is a
+record that stands twice, and in an evaluation split a picture has one caption: more is an error.
 """
 
 import re
@@ -62,23 +66,27 @@ def read_grandf(path: str | Path, masks: str | Path | None = None) -> tuple[list
     Returns:
         The pictures in the order of the file, and what was left out, by reason.
     Raises:
-        DataError: names file and record: another format, an id twice, a phrase outside its caption.
+        DataError: names file and record: another format, an id twice, a picture listed twice, a phrase outside its
+            caption.
     """
     data = read_json(path)
     left_out: Counter[str] = Counter()
     pictures: dict[str, list[Caption]] = defaultdict(list)
     try:
-        for file, caption in _captions(data, path, masks, left_out):
-            if any(caption.text == other.text for other in pictures[file]):
+        for where, file, caption in _captions(data, path, masks, left_out):
+            if not any(caption.text == other.text for other in pictures[file]):
+                pictures[file].append(caption)
+            elif isinstance(data, Mapping):  # Flickr30k: two people may say the same
                 left_out["captions listed twice"] += 1
             else:
-                pictures[file].append(caption)
+                raise DataError(f"{where}: {file} is listed twice with the same caption; remove one of the records")
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not GranD_f ({type(error).__name__}: {error}); fetch it again") from None
     return [CaptionedPicture(file, tuple(captions)) for file, captions in pictures.items()], left_out
 
 
-def _captions(data, path, masks, left_out: Counter[str]) -> Iterator[tuple[str, Caption]]:
+def _captions(data, path, masks, left_out: Counter[str]) -> Iterator[tuple[str, str, Caption]]:
+    """Where it stands, the picture's file, and the caption."""
     if isinstance(data, Mapping) and data["annotations"] and "labels" in data["annotations"][0]:
         if masks is None:
             raise DataError(f"{path}: captions of an evaluation split; give the file of their masks too")
@@ -92,11 +100,11 @@ def _captions(data, path, masks, left_out: Counter[str]) -> Iterator[tuple[str, 
     for index, record in enumerate(data):
         where = f"{path}: record {index}"
         if "groundings" in record:
-            yield record["file_name"], _with_spans(record, where, left_out)
+            yield where, record["file_name"], _with_spans(record, where, left_out)
         else:
             record = next(iter(record.values()), None)  # under the number of the picture
             found = [(ref["sentence"], ref["segmentation"]) for ref in record["refs"]]
-            yield record["img_file_name"], _with_phrases(record["caption"], found, where, left_out)
+            yield where, record["img_file_name"], _with_phrases(record["caption"], found, where, left_out)
 
 
 def _with_spans(record: Mapping[str, Any], where: str, left_out: Counter[str]) -> Caption:
@@ -128,7 +136,7 @@ def _with_phrases(caption: Any, found: Sequence[tuple[str, Any]], where: str, le
     return Caption(text, tuple(groundings))
 
 
-def _flickr(data: Mapping[str, Any], path, left_out: Counter[str]) -> Iterator[tuple[str, Caption]]:
+def _flickr(data: Mapping[str, Any], path, left_out: Counter[str]) -> Iterator[tuple[str, str, Caption]]:
     by_image = _by_image(data["annotations"])
     for image in _once(data["images"], path):
         where = f"{path}: image {image['id']}"
@@ -140,24 +148,29 @@ def _flickr(data: Mapping[str, Any], path, left_out: Counter[str]) -> Iterator[t
                 continue
             start, end = _span(annotation["tokens_positive"][0], text, f"{where}: annotation {annotation['id']}")
             groundings.append(Grounding(start, end, annotation["sam_mask"]))
-        yield image["file_name"], Caption(text, tuple(groundings))
+        yield where, image["file_name"], Caption(text, tuple(groundings))
     _none_left(by_image, path)
 
 
-def _evaluation(captions, masks, path, masks_path, left_out: Counter[str]) -> Iterator[tuple[str, Caption]]:
+def _evaluation(captions, masks, path, masks_path, left_out: Counter[str]) -> Iterator[tuple[str, str, Caption]]:
     by_image = _by_image(masks["annotations"])
     files = {image["id"]: image.get("file_name", f"{image['id']}.jpg") for image in _once(captions["images"], path)}
+    seen: dict[str, Any] = {}
     for annotation in captions["annotations"]:
         number = annotation["image_id"]
         where = f"{path}: image {number}"
         if number not in files:
             raise DataError(f"{where}: a caption without its image; add or remove it")
+        if files[number] in seen:
+            first = seen[files[number]]
+            raise DataError(f"{where}: {files[number]} is listed twice, also as image {first}; remove one caption")
+        seen[files[number]] = number
         found = by_image.pop(number, [])
         if len(found) != len(annotation["labels"]):
             counts = f"{len(annotation['labels'])} labels in its caption, {len(found)} masks in {masks_path}"
             raise DataError(f"{where}: {counts}; fetch both again")
         pairs = [(label, mask["segmentation"]) for label, mask in zip(annotation["labels"], found, strict=True)]
-        yield files[number], _with_phrases(annotation["caption"], pairs, where, left_out)
+        yield where, files[number], _with_phrases(annotation["caption"], pairs, where, left_out)
     _none_left(by_image, masks_path)
 
 

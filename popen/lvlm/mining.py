@@ -26,6 +26,7 @@ from popen.lvlm.candidates import TOO_LONG, seg_row, text_rows
 from popen.lvlm.gallery import Gallery
 from popen.lvlm.hypotheses import embedding_hypotheses, view_hypotheses
 from popen.lvlm.inference import forced_drafts
+from popen.lvlm.lengths import check_lengths, no_answer, true_answer
 from popen.lvlm.out_of_memory import questions_at_a_time
 from popen.preference.correcting import CORRECT, REFUSALS, correct_all_with_truth
 from popen.preference.endpoint import Endpoint, EndpointCorrector
@@ -109,11 +110,17 @@ def mine(
     N, only, by rounding, on how many threads a process has.
 
     Raises:
-        DataError: `output_dir` holds shards of another model, data set or setting, or is not one for all processes.
+        DataError: `output_dir` holds shards of another model, data set or setting, or is not one for all processes; or
+            a question does not fit.
         StorageError: the disk refused; finished shards stay readable.
     """
     if not selection:
         raise DataError(f"rows {selection.start} to {selection.stop}: nothing to mine, the split has {len(rows)} rows")
+    there = range(selection.start, min(selection.stop, len(rows)))
+    forced = there[:0] if args.streams == "text" else there[: args.seg_pictures]
+    for part, words in ((forced, true_answer), (there[len(forced) :], no_answer)):
+        if part:
+            check_lengths(processor, rows.select(part), words, quiet=ranks.rank > 0)
     output = Path(output_dir)
     shards = {
         output / "shards" / f"{start:08d}": range(start, min(start + args.shard_rows, selection.stop))

@@ -128,7 +128,10 @@ def preference_branches(processor: PopenProcessor, question: str, chosen: str, r
 def _check_length(processor: PopenProcessor, tokens: int, name: str) -> None:
     total = len(processor.prefix_ids) + tokens
     if total > processor.max_length:
-        raise DataError(f"{name}: {total} tokens with picture and answer, the context holds {processor.max_length}")
+        raise DataError(
+            f"{name}: {total} tokens with picture and answer, the context holds {processor.max_length}: "
+            "shorten them, or raise max_length in the model's popen_processor.json"
+        )
 
 
 def supervised_batch(processor: PopenProcessor, samples: list[Sample]) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """The processor: pictures to the canvas, questions and answers to tokens, tokens back to answers."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,15 @@ class PopenProcessor(PushToHubMixin):
         if any(token in answer for token in self._control_tokens):
             raise DataError(f"{name}: the answer holds a control token ({answer[:60]!r}); take it out")
         return (*self._tokens(answer.replace(SEG, "".join(self.seg_tokens))), self.tokenizer.eos_token_id)
+
+    def most_tokens(self, question: str, answer: str) -> float:
+        """No fewer tokens than picture, question and answer take, without counting them; infinite where not known.
+
+        A token is at least a letter of plain ASCII; other letters may be several tokens.
+        """
+        words = f"{self._before_question}{question}{self._after_question}{answer.replace(SEG, '')}"
+        marks = answer.count(SEG) * len(self.seg_token_ids) + 3  # EOS, and a blank that a tokenizer may put in front
+        return len(self.prefix_ids) + len(words) + marks if words.isascii() else math.inf
 
     def phrase_ids(self, phrase: str) -> tuple[int, ...]:
         """Tokens of a target's phrase as they stand inside an answer."""

@@ -1,12 +1,15 @@
 """Supervised fine-tuning: words and masks together, all questions about a picture in one row."""
 
+import os
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import datasets
 import torch
 from transformers import TrainingArguments
 
 from popen.data.schema import Sample
+from popen.lvlm.lengths import check_lengths
 from popen.lvlm.packing import supervised_batch
 from popen.lvlm.processing_popen import PopenProcessor
 from popen.training.callbacks import PartLossTrainer
@@ -48,7 +51,9 @@ class SegmentationSFTTrainer(PartLossTrainer):
         "look_count": lambda batch: len(batch["look_row"]),
     }
 
-    def __init__(self, *args, processor: PopenProcessor, **kwargs):
+    def __init__(self, *args, processor: PopenProcessor, train_dataset: datasets.Dataset, **kwargs):
+        check_lengths(processor, train_dataset, quiet=int(os.environ.get("RANK", "0")) > 0)
+        kwargs["train_dataset"] = train_dataset
         super().__init__(*args, processor=processor, data_collator=SupervisedCollator(processor), **kwargs)
 
     def model_inputs(self, inputs: dict) -> dict:

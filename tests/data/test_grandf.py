@@ -164,11 +164,18 @@ def test_blanks_at_the_ends_of_a_phrase(tmp_path):
 
 def test_captions_of_one_picture_are_one_row(tmp_path):
     other = {**spans(), "caption": TEXT + " too"}
-    sample, left_out = convert(tmp_path, [spans(), other, spans()])
+    sample, _ = convert(tmp_path, [spans(), other])
     assert [q.answer[-3:] for q in sample.questions] == ["dog", "too"]
     assert [q.id for q in sample.questions] == ["grandf/train/a/0", "grandf/train/a/1"]
     assert sample.questions[0].question != sample.questions[1].question
-    assert left_out["captions listed twice"] == 1
+
+
+def test_two_people_may_say_the_same_of_a_flickr_picture(tmp_path):
+    """Each of a picture's captions is an image of the file's own."""
+    again = [{**annotation, "id": 10 + annotation["id"], "image_id": 6} for annotation in FLICKR["annotations"]]
+    images = [*FLICKR["images"], {**FLICKR["images"][0], "id": 6}]
+    sample, left_out = convert(tmp_path, {**FLICKR, "images": images, "annotations": [*FLICKR["annotations"], *again]})
+    assert len(sample.questions) == 1 and left_out["captions listed twice"] == 1
 
 
 def test_what_cannot_be_grounded_is_counted(tmp_path):
@@ -202,6 +209,25 @@ FILES = {
     ),
     "backwards": (change([spans()], 0, *GROUNDED, "token_positives", value=[5, 5]), None, "[5, 5] is no phrase"),
     "image twice": ({**FLICKR, "images": FLICKR["images"] * 2}, None, "image 5 is listed 2 times"),
+    "record twice": (
+        [spans(), {**spans(), "caption": TEXT + " too"}, spans()],
+        None,
+        "record 2: a.jpg is listed twice with the",
+    ),
+    "refs twice": ([REFS, REFS], None, "record 1: a.jpg is listed twice with the same caption; remove one"),
+    "two captions": (
+        {**CAPTIONS, "annotations": CAPTIONS["annotations"] * 2},
+        MASKS,
+        "image a: a.jpg is listed twice, also as image a; remove one caption",
+    ),
+    "another id": (
+        {
+            "images": [{"id": "a"}, {"id": 7, "file_name": "a.jpg"}],
+            "annotations": [*CAPTIONS["annotations"], {**CAPTIONS["annotations"][0], "image_id": 7}],
+        },
+        {**MASKS, "annotations": [*MASKS["annotations"], *({**m, "image_id": 7} for m in MASKS["annotations"])]},
+        "image 7: a.jpg is listed twice, also as image a; remove one caption",
+    ),
     "strange image": (change(FLICKR, "annotations", 0, "image_id", value=6), None, "annotations of image 6, which"),
     "no masks": (CAPTIONS, None, "give the file of their masks too"),
     "masks beside": ([spans()], MASKS, "has its masks itself; leave out"),

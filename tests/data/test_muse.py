@@ -73,7 +73,7 @@ def test_sentences_and_lists(tmp_path):
     sample = Sample.from_row(convert(tmp_path, [RECORD, SECOND]).row)
     assert (sample.image_id, sample.objects) == ("muse/train/a", ("fork", "mug"))
     first, second = sample.questions
-    assert (first.id, first.kind, first.question) == ("muse/train/a/0", "reasoning", "What could hold tea?")
+    assert (first.id, first.kind, first.question) == ("muse/train/a/0/0", "reasoning", "What could hold tea?")
     assert (first.answer, first.phrases) == ("The red mug <seg> could.", ("a red mug",))
     assert (second.answer, second.phrases) == ("A red mug <seg> and fork <seg>.", ("a red mug", "fork"))
     masks_THW = second.decoded_masks(40, 50)
@@ -89,18 +89,27 @@ def test_names_and_folders(tmp_path):
     assert not left_out
     sample = Sample.from_row(muse_row(pictures[1], tmp_path / "coco", "val", 10**6).row)
     assert (sample.objects, sample.questions[0].phrases) == (("car",), ("the old car",))
-    assert (sample.questions[0].id, sample.questions[0].answer) == ("muse/val/b/0", "The old car <seg>.")
+    assert (sample.questions[0].id, sample.questions[0].answer) == ("muse/val/b/1/0", "The old car <seg>.")
     assert listed(["a mug", "a fork", "a plate"]) == "A mug <seg>, a fork <seg> and a plate <seg>."
 
 
-def test_a_picture_listed_twice_is_one_row(tmp_path):
-    again = {**RECORD, "questions": ["What could hold tea?", "What is red?"], "answers": [[MUG], [MUG]]}
-    again["text_answers"] = ["The red mug {seg} could.", None]
+def test_records_of_a_picture_are_one_row_and_keep_their_numbers(tmp_path):
+    """The released script scores by record, so what two records or one ask twice counts twice."""
+    again = {**RECORD, "questions": ["What could hold tea?", "What is red?", "What is red?"], "answers": [[MUG]] * 3}
+    again["text_answers"] = ["The red mug {seg} could.", None, None]
     pictures, left_out = read_muse(write(tmp_path, [RECORD, SECOND, again]))
-    assert left_out == {"questions listed twice": 1}
-    assert [asked.question for asked in pictures[0].asked] == [*RECORD["questions"], "What is red?"]
-    sample = Sample.from_row(muse_row(pictures[0], tmp_path / "coco", "train", 10**6).row)
-    assert [question.id for question in sample.questions] == [f"muse/train/a/{n}" for n in range(3)]
+    assert not left_out and [picture.file for picture in pictures] == ["train2017/a.jpg", "train2014/b.jpg"]
+    assert [asked.question for asked in pictures[0].asked] == [*RECORD["questions"], *again["questions"]]
+    sample = Sample.from_row(muse_row(pictures[0], tmp_path / "coco", "val", 10**6).row)
+    assert [q.id for q in sample.questions] == [f"muse/val/a/{place}" for place in ("0/0", "0/1", "2/0", "2/1", "2/2")]
+
+
+def test_an_evaluation_split_keeps_a_target_of_no_pixel(tmp_path):
+    between = {**FORK, "segmentation": [[20.1, 3.1, 20.3, 3.1, 20.3, 3.3, 20.1, 3.3]]}
+    (picture,), _ = read_muse(write(tmp_path, change(0, "answers", 1, value=[MUG, between])[:1]))
+    made = muse_row(picture, tmp_path / "coco", "val", 10**6)
+    masks_THW = Sample.from_row(made.row).questions[1].decoded_masks(40, 50)
+    assert not made.left_out and masks_THW.any((1, 2)).tolist() == [True, False]
 
 
 def test_what_is_left_out_is_counted(tmp_path):
@@ -128,6 +137,10 @@ FILES = {
     "no target": (change(0, "answers", 1, value=[]), "record 0: question 1: no annotation answers it"),
     "mark in the text": (change(0, "text_answers", 0, value="A <seg>."), "question 0: text_answer must be text"),
     "no category": (change(0, "ann_list", 0, "category_name"), "record 0: not MUSE (KeyError: 'category_name')"),
+    "listed twice": (
+        [RECORD, SECOND, RECORD],
+        "record 2: train2017/a.jpg is listed twice: the same as record 0; remove",
+    ),
     "another size": ([RECORD, {**RECORD, "width": 60}], "train2017/a.jpg has another size in an earlier record"),
     "NaN": ('[{"height": NaN}]', "not a finite number"),
     "deep": ("[" * 100_000, "nested too deeply"),
@@ -146,7 +159,7 @@ FAR = [[0, 0, 10, 0, 1e9, 10, 0, 10]]
 ROWS = {
     "long RLE": (
         change(0, "answers", 0, 0, "segmentation", value={"size": [40, 50], "counts": [2001]}),
-        "train2017/a.jpg: question 0: segmentation: RLE counts",
+        "train2017/a.jpg: record 0, question 0: segmentation: RLE counts",
     ),
     "other RLE": (
         change(0, "answers", 0, 0, "segmentation", value=rle.encode(np.ones((50, 40), dtype=bool))),
@@ -179,13 +192,12 @@ def test_conversion_of_a_folder(tmp_path, capsys):
     spec = importlib.util.spec_from_file_location("convert_muse", CONVERTER)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    write(tmp_path, [RECORD, RECORD, SECOND])
+    write(tmp_path, [RECORD, SECOND])
     write(tmp_path, change(0, "coco_url", value="x/val2017/a.jpg")[:1], "MUSE_test_many.json")
     command = [str(tmp_path), str(tmp_path / "coco"), str(tmp_path / "out")]
     assert module.main(command) == 0
     output = capsys.readouterr().out
     assert "train: 2 images, 3 questions (reasoning 3), 4 targets" in output
-    assert "left out: 2 questions listed twice" in output
     check_unique_ids(load_split(tmp_path / "out", "train"))
     assert load_split(tmp_path / "out", "test_many")["image_id"][:] == ["muse/test_many/a"]
     (tmp_path / "coco" / "train2014" / "b.jpg").unlink()

@@ -1,11 +1,15 @@
 """MUSE's numbers: the released script derived a second time, and the corrected ones by hand."""
 
+import json
 from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from eval import muse
+from eval.benchmark import Reply
 from eval.metrics import MaskCounts
 from eval.muse_metrics import (
     POINTS,
@@ -19,6 +23,8 @@ from eval.muse_metrics import (
     released_ciou,
     released_giou,
 )
+from popen.data.muse import muse_row, read_muse
+from popen.data.schema import Sample
 
 FEWER = 2_000  # points: quicker, and as many as the small masks here need
 
@@ -122,6 +128,50 @@ def test_two_hundred_answers_score_as_released():
     assert released_giou(counts) == pytest.approx(giou, abs=1e-6)
     assert released_ciou(counts) == pytest.approx(ciou, abs=1e-6)
     assert corrected_giou(every) < released_giou(counts) and corrected_ciou(every) < released_ciou(counts)
+
+
+def record(rng, questions):
+    """A record of MUSE's file about one picture of 24 × 24 pixels: rectangles in places of their own as targets."""
+    boxes = [[(8 * int(place), int(rng.integers(1, 9))) for place in rng.permutation(3)[:n]] for n in questions]
+    polygon = lambda x, h: [[x, 0, x + 6, 0, x + 6, h, x, h]]  # noqa: E731
+    answers = [[{"category_name": "cup", "segmentation": polygon(x, h)} for x, h in own] for own in boxes]
+    asked = ["What holds tea?"] * len(questions)  # also asked twice
+    made = {"file_name": "a.png", "height": 24, "width": 24, "questions": asked, "answers": answers}
+    truth = [torch.zeros(len(own), 24, 24, dtype=torch.bool) for own in boxes]
+    for masks, own in zip(truth, boxes, strict=True):
+        for mask, (x, h) in zip(masks, own, strict=True):
+            mask[:h, x : x + 6] = True
+    return made, truth
+
+
+def test_records_of_one_picture_score_as_released(tmp_path):
+    """From MUSE's file to the numbers: three records of one picture, surplus and lack in different ones."""
+    rng = np.random.default_rng(3)
+    torch.manual_seed(3)
+    made, truths = zip(*(record(rng, questions) for questions in ((2, 1), (3,), (1, 1, 2))), strict=True)
+    (tmp_path / "train2014").mkdir()
+    Image.new("RGB", (24, 24)).save(tmp_path / "train2014" / "a.png")
+    (tmp_path / "MUSE_val.json").write_text(json.dumps(made))
+    (picture,), _ = read_muse(tmp_path / "MUSE_val.json")
+    sample = Sample.from_row(muse_row(picture, tmp_path, "val", 10**6).row)
+    replies, rows, items = iter([0, 1, 2, 3, 1, 4]), [], []
+    asked = iter(sample.questions)
+    for truth_of_record in truths:
+        items.append([])
+        for truth in truth_of_record:
+            question, count = next(asked), next(replies)
+            near = torch.where(truth, 3.0, -3.0) + 0.5 * torch.randn(truth.shape)
+            logits = torch.cat([near, blobs(rng, 4)])[:count]
+            row = {"id": question.id, "picture": sample.image_id, "kind": "reasoning"}
+            row |= {"targets": len(truth), "predicted": count}
+            text = "<seg>" * count
+            rows.append(json.loads(json.dumps(row | muse.score(sample, question, Reply(text, (), logits)))))
+            items[-1].append((question.id, logits, truth, torch.ones(24, 24, dtype=torch.bool)))
+    giou, ciou = released_numbers(items)
+    assert muse.METRICS["released_giou"].statistic(rows) == pytest.approx(giou, abs=1e-6)
+    assert muse.METRICS["released_ciou"].statistic(rows) == pytest.approx(ciou, abs=1e-6)
+    joined = released_numbers([[question for item in items for question in item]])
+    assert joined[0] > giou + 0.01, "records make no difference here, so this tests nothing"
 
 
 def square(left, size=8):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,34 @@ def test_forced_answers_are_the_true_ones(monkeypatch, folders, tmp_path, sample
     numbers = summary["arms"]["single"]
     assert numbers["exact"] == numbers["no_target_acc"] == numbers["target_acc"] == 1.0
     assert numbers["chair_i"] == numbers["chair_s"] == 0.0
+
+
+@pytest.mark.parametrize("known", ["nothing", "a part"])
+def test_where_objects_are_not_known_chair_is_left_out(monkeypatch, folders, tmp_path, samples, capsys, known):
+    """As in ReasonSeg, which does not say what else is in its pictures, and in MUSE, which says a part of it."""
+    if known == "nothing":
+        rows, why = [replace(s, objects=()) for s in samples[:2]], "`objects` are not known in this data set"
+    else:
+        muse = lambda own: tuple(replace(q, id=f"muse/val/{q.id}") for q in own)  # noqa: E731
+        rows = [replace(s, questions=muse(s.questions)) for s in samples[:2]]
+        why = "`objects` of muse are only what MUSE annotates for its questions, not everything visible"
+    write_dataset(rows, tmp_path / "data", "dev")
+    model = folders[0], tmp_path / "data"
+    scored, summary = evaluate(monkeypatch, model, tmp_path / "out", "--answers", "forced")
+    numbers = summary["arms"]["single"]
+    assert numbers["chair_i"] is numbers["chair_i_95"] is numbers["chair_s"] is None and numbers["ciou"] > 0
+    assert summary["no_chair"] == why and f"CHAIR is left out: {why}" in capsys.readouterr().out
+    assert not any(row["arms"]["single"]["named"] for row in scored)
+
+
+def test_forced_answers_must_fit(monkeypatch, folders, tmp_path, samples, capsys):
+    (first, *others) = samples[0].questions
+    long = replace(first, answer="A red ball. " * 100 + first.answer)
+    write_dataset([replace(samples[0], questions=(long, *others))], tmp_path / "data", "dev")
+    with pytest.raises(SystemExit):
+        evaluate(monkeypatch, (folders[0], tmp_path / "data"), tmp_path / "out", "--answers", "forced")
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"{samples[0].image_id}/{first.id}: " in line and "the context holds 256; 1 questions do not fit" in line
 
 
 def test_the_same_run_gives_the_same_rows(monkeypatch, folders, tmp_path):
