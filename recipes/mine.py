@@ -11,7 +11,7 @@ and the same seed gives the same rows.
 
 from dataclasses import dataclass, field
 
-from popen.data.schema import load_split
+from popen.data.mixing import load_mixture
 from popen.distributed.ranks import launched
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import MiningArguments, mine
@@ -24,10 +24,13 @@ class ScriptArguments:
     """What to mine from."""
 
     model_name_or_path: str = field(metadata={"help": "A popen model folder."})
-    dataset: str = field(metadata={"help": "Folder of a data set in popen's schema."})
+    dataset: str | list[str] = field(metadata={"help": "Folder of a data set in popen's schema, or several."})
+    rates: list[float] | None = field(
+        default=None, metadata={"help": "How often rows of each data set are drawn; every row once by default."}
+    )
     split: str = field(default="train", metadata={"help": "Split to mine; true answers and masks are read from it."})
     output_dir: str = field(default="runs/mined", metadata={"help": "Where the preference sets go."})
-    first_row: int = field(default=0, metadata={"help": "First row of the split to mine."})
+    first_row: int = field(default=0, metadata={"help": "First row to mine, of the split or the mixture."})
     max_rows: int | None = field(default=None, metadata={"help": "How many rows to mine; all by default."})
 
 
@@ -36,7 +39,7 @@ def main(script: ScriptArguments, mining: MiningArguments) -> None:
     with launched() as ranks:
         model, processor = load_model(script.model_name_or_path)
         model.to(ranks.device).eval()
-        rows = load_split(script.dataset, script.split)
+        rows = load_mixture(script.dataset, script.split, script.rates, mining.seed)
         last = len(rows) if script.max_rows is None else min(script.first_row + script.max_rows, len(rows))
         selection = range(script.first_row, last)
         report = mine(model, processor, rows, selection, script.model_name_or_path, script.output_dir, mining, ranks)

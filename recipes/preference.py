@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from transformers import set_seed
 
-from popen.data.schema import load_split
+from popen.data.mixing import load_mixture
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import load_mined
 from popen.preference.pair_selection import Selection, pair_traits, select_pairs
@@ -28,7 +28,8 @@ class ScriptArguments:
 
     model_name_or_path: str = field(metadata={"help": "The model folder that the preferences were mined from."})
     preferences: str = field(metadata={"help": "Folder that recipes/mine.py wrote."})
-    dataset: str = field(metadata={"help": "Folder of the data set that was mined."})
+    dataset: str | list[str] = field(metadata={"help": "Folder of the data set that was mined, or several."})
+    rates: list[float] | None = field(default=None, metadata={"help": "At what rates several were mined."})
     split: str = field(default="train", metadata={"help": "Split that was mined."})
     attn_implementation: str | None = field(
         default=None, metadata={"help": "As in transformers; flex_attention on CUDA skips what no answer attends to."}
@@ -49,7 +50,7 @@ def main(script: ScriptArguments, training: PreferenceArguments, lora: LoraArgum
     text, seg, report = load_mined(script.preferences)
     if training.reference == "cached":
         check_reference(report, script.model_name_or_path, script.preferences)
-    source = load_split(script.dataset, script.split)
+    source = load_mixture(script.dataset, script.split, script.rates, report["settings"]["seed"])
     check_fingerprint(report["data"], source._fingerprint, "data set", script.preferences)
     model, processor = load_model(script.model_name_or_path)
     if script.attn_implementation is not None:

@@ -8,6 +8,8 @@ Several data sets are mixed at given rates, here at LISA's:
     dataset: [runs/semantic, runs/refer, runs/vqa, runs/reasonseg]
     rates: [9, 3, 3, 1]
 
+`runs/vqa` is words alone, as data_tools/convert_llava.py writes them.
+
 `resume_from_checkpoint: true` goes on from the newest whole checkpoint in `output_dir`.
 """
 

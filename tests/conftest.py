@@ -33,6 +33,7 @@ LONG = (
     "test_two_processes.py",
     "test_ablation.py",
     "test_recipes_run.py",
+    "test_7b_preferences.py",
     "test_remote_code.py",
 )
 

@@ -4,6 +4,7 @@ The order is a function of sizes, rates and seed alone, so it is the same on any
 shuffle or shard it like any other data set. Nothing is copied: rows stay where they are on disk.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -39,7 +40,11 @@ def load_mixture(
     if len(parts) == 1:
         return parts[0]
     order = mixture_order([len(part) for part in parts], rates or [len(part) for part in parts], seed)
-    return datasets.concatenate_datasets(parts).select(order)
+    rows = datasets.concatenate_datasets(parts).select(order)
+    digest = hashlib.sha256("/".join(part._fingerprint for part in parts).encode())
+    digest.update(order.astype("<i8").tobytes())
+    rows._fingerprint = digest.hexdigest()[:16]  # of what was written, not of how `datasets` was called
+    return rows
 
 
 def mixture_order(sizes: Sequence[int], rates: Sequence[float], seed: int) -> np.ndarray:

@@ -221,7 +221,9 @@ def semantic_row(
     questions, unasked = questions_for(where, regions, absent, rng)
     if uses:
         targets = [(region.name, region.mask_HW) for region in regions if region.mask_HW.sum() >= LEAST_PIXELS]
-        questions += further_questions(where, len(questions), targets, bool(absent), rng)
+        there = {label for label in np.unique(labels_HW).tolist() if label in classes.names}  # the ignored ones too
+        hardly_seen = {words(classes.names[label]) for label in there} - {name for name, _ in targets}
+        questions += further_questions(where, len(questions), targets, bool(absent), rng, hardly_seen)
     objects = tuple(region.name for region in regions)
     row: Mapping[str, Any] = Sample(image, where, objects, rle.encode(ignore_HW), questions).to_row()
     return Converted({**row, "image": {"bytes": picture.read_bytes(), "path": None}}, left_out + unasked)

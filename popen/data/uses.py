@@ -5,7 +5,7 @@ has an answer, or where its setting is there and the answer is that nothing serv
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,7 +147,11 @@ USES = (
 
 
 def use_questions(
-    targets: Sequence[tuple[str, np.ndarray]], complete: bool, most: int, rng: random.Random
+    targets: Sequence[tuple[str, np.ndarray]],
+    complete: bool,
+    most: int,
+    rng: random.Random,
+    hardly_seen: Collection[str] = (),
 ) -> list[tuple]:
     """At most `most` drafts (kind, question, answer, phrases, masks) about uses.
 
@@ -155,6 +159,7 @@ def use_questions(
         targets: name and mask, bool (H, W), of everything in the picture, in the order answers name them.
         complete: whether everything is labelled, so that what has no label is not there.
         rng: chooses among the uses.
+        hardly_seen: names of what is there and no target, such as a thing of a few pixels.
     """
     present = {name for name, _ in targets}
     found = []
@@ -167,7 +172,7 @@ def use_questions(
             found.append(
                 ("use", use.question, words[0].upper() + words[1:], tuple(name for name, _ in serving), masks)
             )
-        elif not serving and complete and present & use.setting:
+        elif not serving and complete and present & use.setting and use.names.isdisjoint(hardly_seen):
             found.append(("no_use", use.question, use.nothing, (), ()))
     some = [draft for draft in found if draft[0] == "use"]
     none = [draft for draft in found if draft[0] == "no_use"]

@@ -8,11 +8,12 @@ from huggingface_hub import HfApi, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from popen.data.safe_io import DataError
+from popen.data.safe_io import DataError, read_json, write_json
+from popen.hub.card_facts import hub_id
 from popen.hub.cards import CardFacts, card, check_card
 from popen.hub.folder import SharedFolder, recognise
 
-CARD = "README.md"
+CARD, ADAPTER, BASE = "README.md", "adapter_config.json", "base_model_name_or_path"
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,11 @@ def push(
         repo_id: "owner/name"; the repository is made if need be. private: it must be seen by its owner only.
         revision: a branch, made if need be; "main" by default.
         remote_code: adds popen's modules, so that the model loads with `trust_remote_code` where popen is not.
-        facts: what the folder does not say about itself, for the card.
+        facts: what the folder does not say about itself, for the card; its base model is also named in what is sent of
+            an adapter's configuration, so that the adapter loads where that model's folder is not.
     Raises:
-        DataError: the folder or name is refused, the Hub refuses, or the connection broke off.
+        DataError: the folder or name is refused, an adapter's base model is a folder of this machine, the Hub refuses,
+            or the connection broke off.
     """
     shared = recognise(folder)
     _check_name(repo_id)
@@ -51,12 +54,16 @@ def push(
         raise DataError(f"{repo_id}: HF_HUB_OFFLINE is set, so nothing can be pushed; unset it")
     if remote_code and shared.kind != "model":
         raise DataError(f"{folder}: only a model has code to export; leave --export-remote-code out")
-    written = card(repo_id, shared, facts or CardFacts(), remote_code)
+    facts = facts or CardFacts()
+    base = _shared_base(shared, facts.base_model) if shared.kind == "adapter" else None
+    written = card(repo_id, shared, facts, remote_code)
     if CARD in shared.files:
         check_card((shared.path / CARD).read_text(encoding="utf-8"), str(shared.path / CARD), shared.repo_type)
     with TemporaryDirectory(prefix="popen-push-") as work:
         stage = Path(work) / "stage"
         _stage(shared, stage, remote_code)
+        if base is not None:
+            _name_base(stage / ADAPTER, base)
         try:
             return _upload(HfApi(), shared, stage, repo_id, private, revision, written)
         except DataError:
@@ -72,6 +79,25 @@ def _check_name(repo_id: str) -> None:
         raise DataError(f"{repo_id}: not a name the Hub allows ({' '.join(str(error).split())})") from None
     if repo_id.count("/") != 1:
         raise DataError(f"{repo_id}: give owner and name, as in my-organisation/{repo_id}")
+
+
+def _shared_base(shared: SharedFolder, said: str | None) -> str:
+    """The Hub id of an adapter's base model: what was said, or what its own configuration names."""
+    named = said or read_json(shared.path / ADAPTER).get(BASE)
+    if hub_id(named) is None:
+        raise DataError(
+            f"{shared.path}: its base model is {named}, which is not on the Hub under that name, so nobody else could "
+            "load the adapter; push that model, too, and give its name: --base-model ORG/NAME"
+        )
+    return named
+
+
+def _name_base(config: Path, base: str) -> None:
+    """Puts a copy in the place of the linked configuration where it names another base model."""
+    settings = read_json(config)
+    if settings.get(BASE) != base:
+        config.unlink()
+        write_json(config, settings | {BASE: base})
 
 
 def _stage(shared: SharedFolder, stage: Path, remote_code: bool) -> None:

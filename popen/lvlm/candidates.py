@@ -73,13 +73,17 @@ def text_rows(
                 "chosen": correction.text,
                 "rejected": own.text,
                 "kind": correction.kind,
-                "hallucinated": vocabulary is not None
-                and mentions(own.text, sample.objects, vocabulary).hallucinated > 0,
+                "hallucinated": _names_what_is_not_there(own.text, sample.objects, vocabulary),
                 "chosen_changed": changed_chosen,
                 "rejected_changed": changed_rejected,
             }
         )
     return _with_reference(gallery, rows, samples, first_row, batch_size), outcomes
+
+
+def _names_what_is_not_there(answer: str, objects: tuple[str, ...], vocabulary: re.Pattern | None) -> bool:
+    """Of a picture whose objects nobody listed (ReasonSeg, beside data sets that do) nothing is said."""
+    return vocabulary is not None and bool(objects) and mentions(answer, objects, vocabulary).hallucinated > 0
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Builds a popen model around a pretrained vision-language backbone: tokens added, mask parts fresh."""
 
+from pathlib import Path
+
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
@@ -8,6 +10,7 @@ from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.families import RELEASED_PIXELLM, family_of
 from popen.lvlm.loading import find_file
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
+from popen.lvlm.pickled_weights import pickled_weights, way_out
 from popen.lvlm.pixel_backbones import PixelWeights
 from popen.lvlm.processing_popen import PopenProcessor
 
@@ -28,14 +31,17 @@ def load_backbone(name_or_path: str, dtype: torch.dtype) -> tuple[PreTrainedMode
             f"popen convert-pixellm {name_or_path} NEW_FOLDER"
         )
     family_of(str(config["model_type"]))
+    folder = Path(name_or_path)
+    if folder.is_dir() and not list(folder.glob("*.safetensors")) and (pickled := pickled_weights(folder)):
+        raise DataError(f"{folder}: {pickled[0].name} is pickled, and pickles are never loaded; {way_out(folder)}")
     try:
         model = AutoModelForImageTextToText.from_pretrained(name_or_path, dtype=dtype, use_safetensors=True)
         return model, AutoProcessor.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{name_or_path}: cannot be loaded ({reason}); pickled weights (.bin, .pt) are never read: "
-            "where you trust them, load them with transformers and save them with save_pretrained"
+            f"{name_or_path}: cannot be loaded ({reason}); if its weights are pickled (.bin, .pt), fetch it into a "
+            f"folder and {way_out('FOLDER')}"
         ) from error
 
 

@@ -10,11 +10,11 @@ from popen.lvlm import adapters
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.families import FAMILIES, RELEASED_PIXELLM
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
+from popen.lvlm.pickled_weights import pickled_weights, way_out
 from popen.lvlm.processing_popen import PopenProcessor
 from popen.lvlm.row_attention import FLEX
 
 WEIGHTS = (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME)
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def load_model(name_or_path: str | Path, **kwargs) -> tuple[PopenForReasoningSegmentation, PopenProcessor]:
@@ -82,7 +82,7 @@ def _check_architecture(name_or_path: str | Path, where: dict) -> None:
     if not Path(name_or_path).exists() and not any(find_file(name_or_path, name, where) for name in WEIGHTS):
         raise DataError(
             f"{name_or_path}: no .safetensors weights there, and pickled ones (.bin, .pt) are never read; "
-            "ask its author to save the model again with save_pretrained"
+            f"fetch it (hf download {name_or_path} --local-dir FOLDER) and {way_out('FOLDER')}"
         )
 
 
@@ -97,9 +97,8 @@ def _way_out(name_or_path: str | Path, config: object) -> str:
 
 def _pickled_in(folder: Path) -> str:
     """The way out of a folder without safetensors."""
-    for file in sorted(folder.iterdir()):
-        if file.suffix in PICKLED:
-            return f"{file.name} is pickled, which is never read: save the model again with save_pretrained"
+    for file in pickled_weights(folder):
+        return f"{file.name} is pickled, and pickles are never loaded; {way_out(folder)}"
     return "copy them there or train the model first"
 
 

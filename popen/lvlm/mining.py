@@ -61,6 +61,10 @@ class MiningArguments:
         default=1.0,
         metadata={"help": "Temperature of the model's own answers; 0 is greedy and mines confident errors only."},
     )
+    max_new_tokens: int = field(
+        default=96,
+        metadata={"help": "Longest answer of the model's own in tokens; with many targets 512, as PixelLM."},
+    )
     corrector: Literal["truth", "openai"] = field(
         default="truth",
         metadata={
@@ -97,6 +101,8 @@ class MiningArguments:
                 f"corrector_workers = {self.corrector_workers}, corrector_timeout = {self.corrector_timeout}: "
                 "give at least 1 and more than 0"
             )
+        if self.max_new_tokens < 1:
+            raise DataError(f"max_new_tokens = {self.max_new_tokens}: give at least 1")
         if self.temperature < 0:
             raise DataError(f"temperature = {self.temperature}: give 0 (greedy) or more")
 
@@ -195,6 +201,7 @@ def _mine_answers(gallery: Gallery, samples, first_row: int, vocabulary, correct
         vocabulary,
         corrector,
         gallery,
+        max_new_tokens=args.max_new_tokens,
         **sampling,
     )
 

@@ -20,8 +20,9 @@ from transformers import (
     SamVisionModel,
 )
 from transformers.modeling_outputs import BackboneOutput
+from transformers.utils import cached_file
 
-from popen.data.safe_io import DataError
+from popen.data.safe_io import DataError, read_json
 from popen.lvlm.tiny_vit import TinyVitBackbone, TinyVitConfig
 
 
@@ -125,7 +126,7 @@ def trained_encoder(name_or_path: str, architecture: str | None = None, image_si
         name_or_path: a SAM model, any model of `AutoBackbone`, or an `open_clip` one (`open_clip_model.safetensors`).
         architecture: `open_clip`'s name of the model, for one of these. image_size: pixels to build that for.
     Raises:
-        DataError: an open_clip model without safetensors.
+        DataError: an open_clip model without safetensors, or one of another activation than the architecture's.
     """
     if architecture is not None:
         return _trained_open_clip(name_or_path, architecture, image_size or OpenClipVisionConfig.image_size)
@@ -137,7 +138,10 @@ def trained_encoder(name_or_path: str, architecture: str | None = None, image_si
         module = SamBackbone(sam.config)
         module.sam.load_state_dict(sam.state_dict())
         return PixelWeights(module, sam.config, sam.config.image_size, mean, std)
-    encoder = AutoBackbone.from_pretrained(name_or_path, use_safetensors=True, out_indices=(-2, -1))
+    config = AutoConfig.from_pretrained(name_or_path, out_indices=(-2, -1))
+    with torch.device("meta"):
+        kind = type(AutoBackbone.from_config(config))  # whose own from_pretrained asks the Hub even of a folder
+    encoder = kind.from_pretrained(name_or_path, config=config, use_safetensors=True)
     return PixelWeights(encoder, encoder.config, None, mean, std)
 
 
@@ -147,12 +151,28 @@ def _trained_open_clip(name_or_path: str, architecture: str, image_size: int) ->
         raise DataError(f"{folder}: no {name} in it; popen reads safetensors only")
     file = folder / name if folder.is_dir() else hf_hub_download(name_or_path, name)
     open_clip, config = _open_clip(), OpenClipVisionConfig(architecture=architecture, image_size=image_size)
+    _check_activation(open_clip, name_or_path, architecture)
     whole = open_clip.create_model(architecture, force_image_size=image_size)
     open_clip.load_checkpoint(whole, str(file))  # stretches the position embedding
     module = OpenClipBackbone(config)
     module.visual.load_state_dict(whole.visual.state_dict())
     normalised = open_clip.get_model_preprocess_cfg(whole)
     return PixelWeights(module, config, image_size, list(normalised["mean"]), list(normalised["std"]))
+
+
+def _check_activation(open_clip, name_or_path: str, architecture: str) -> None:
+    """Compares with the model's own configuration, where there is one: weights fit either activation, one is wrong."""
+    file = cached_file(name_or_path, "open_clip_config.json", _raise_exceptions_for_missing_entries=False)
+    known = open_clip.get_model_config(architecture)
+    if file is None or known is None:
+        return
+    own = bool(read_json(file).get("model_cfg", {}).get("quick_gelu"))
+    if own != bool(known.get("quick_gelu")):
+        plain = architecture.removesuffix("-quickgelu")
+        raise DataError(
+            f"{name_or_path}: its activation is {'QuickGELU' if own else 'GELU'}, that of {architecture} is another; "
+            f"give the architecture {plain}{'-quickgelu' if own else ''}"
+        )
 
 
 def _open_clip():

@@ -1,4 +1,4 @@
-"""How much memory a training step takes on each device, from counts alone (ours; the formula is in docs/memory.md)."""
+"""How much memory a training step or mining takes on each device, from counts alone (ours; docs/memory.md)."""
 
 from dataclasses import dataclass
 
@@ -132,3 +132,39 @@ def step_seconds(
         used: share of it that training reaches, 0..1.
     """
     return 6 * language_parameters * row_tokens * rows * steps_accumulated / (flops * used)
+
+
+def mining_bytes(parameters: int, shape: Shape, key_value_width: int, questions: int) -> int:
+    """Bytes of mining in bfloat16: weights, the cache of keys and values, and the logits of the reference's numbers.
+
+    Args:
+        parameters: of the whole model. shape: of a question's row. questions: generated together.
+        key_value_width: entries of a token's keys in one layer, heads that share them counted once.
+    """
+    cache = 2 * shape.layers * key_value_width * HALF * shape.row_tokens
+    logits = shape.answer_tokens * shape.vocabulary * (HALF + 2 * SINGLE)
+    return HALF * parameters + questions * (cache + logits)
+
+
+def mining_seconds(
+    language_parameters: int,
+    row_tokens: int,
+    new_tokens: int,
+    questions: int,
+    batch: int,
+    reads: float,
+    flops: float,
+    bandwidth: float,
+    used: float,
+) -> float:
+    """Seconds of mining on a device: 2 N per token that is read, and all weights from memory per token drawn.
+
+    Args:
+        language_parameters: N. row_tokens: of a question's row. new_tokens: drawn for each.
+        questions: how many in all. batch: generated together. reads: how often a row is read: to answer, for the
+            reference's numbers, for candidate masks.
+        flops, bandwidth: peaks of the device, in operations and bytes per second. used: share of both, 0..1.
+    """
+    read = reads * 2 * language_parameters * row_tokens / flops
+    drawn = new_tokens * HALF * language_parameters / (batch * bandwidth)
+    return questions * (read + drawn) / used

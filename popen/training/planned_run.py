@@ -9,7 +9,7 @@ from trl import TrlParser
 
 from popen.data.mixing import load_mixture
 from popen.data.safe_io import DataError
-from popen.data.schema import Sample, load_split
+from popen.data.schema import Sample
 from popen.lvlm import adapters
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.mining import load_mined
@@ -133,8 +133,10 @@ class PlannedRun:
         if self.kind == "SFT":
             rows = load_mixture(self.script.dataset, self.script.split, self.script.rates, self.training.seed)
         else:
-            text, seg, _ = load_mined(str(self.script.preferences))
-            rows = PreferenceStreams(text, seg, load_split(str(self.script.dataset), self.script.split))
+            script = self.script
+            text, seg, report = load_mined(str(script.preferences))
+            mined = load_mixture(script.dataset, script.split, script.rates, report["settings"]["seed"])
+            rows = PreferenceStreams(text, seg, mined)
         items = [rows[index] for index in range(min(LOOKED_AT, len(rows)))]
         tokens = [self._tokens_of(item) for item in items]
         most = max(range(len(items)), key=tokens.__getitem__)

@@ -151,6 +151,24 @@ def test_uses_and_relations_come_after_the_names(tmp_path):
     Sample.from_row(more)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "ignored", "asked"),
+    [(15, {11}, False), (16, {11}, False), (0, {11}, True), (30, {3, 11}, False)],
+    ids=["too small", "a target", "not there", "ignored"],
+)
+def test_there_is_nothing_to_hit_only_where_there_is_nothing(tmp_path, pixels, ignored, asked):
+    """A road without cars, and a pedestrian of so many pixels, in 20 drawings of the questions."""
+    classes = ClassList({0: "Sky", 1: "Road", 3: "Pedestrian", 11: "Void"})
+    labels_HW = np.zeros((20, 30))
+    labels_HW[10:] = 1
+    labels_HW.flat[:pixels] = 3
+    pair = picture(tmp_path, labels_HW)
+    rows = [semantic_row(pair, "camvid/train", classes, ignored, seed, 10**6, uses=True).row for seed in range(20)]
+    answers = {question["answer"] for row in rows for question in row["questions"]}
+    assert ("There is nothing here that the driver could hit." in answers) == asked
+    assert "There is nothing here that tells the rules." in answers
+
+
 def test_nothing_is_called_absent_where_much_is_unlabelled(tmp_path):
     labels_HW = np.zeros((20, 30))
     labels_HW[:3] = 11  # 15 %

@@ -42,6 +42,14 @@ def test_what_nothing_serves_is_asked_where_everything_is_labelled():
     assert all(draft[0] == "use" for draft in asked(targets, complete=False).values())
 
 
+def test_nothing_is_not_said_of_what_is_there_and_hardly_seen():
+    """A pedestrian of a few pixels is nothing to point at, and yet a driver could hit it; other uses stay."""
+    targets = [("road", mask(5)), ("car", mask(2))]
+    found = {d[1] for d in use_questions(targets, True, 20, random.Random(0), hardly_seen={"pedestrian"})}
+    assert "What must the driver not hit?" not in found
+    assert found == set(asked(targets)) - {"What must the driver not hit?"}
+
+
 def test_crowded_answers_are_not_asked_for():
     people = [("person", mask(i % 6)) for i in range(MOST_TARGETS + 1)]
     assert "What must the driver not hit?" not in asked([("road", mask(5)), *people])

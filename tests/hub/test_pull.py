@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 
 from popen.data.safe_io import DataError, read_json, write_json
 from popen.data.schema import load_split
+from popen.hub.cards import CardFacts
 from popen.hub.pull import load_adapter, load_preferences, load_rows
 from popen.hub.push import push
 from popen.lvlm import PopenConfig, PopenForReasoningSegmentation, PopenProcessor
@@ -122,6 +123,30 @@ def test_an_adapter(hub, adapted, model_folder, shipped, samples):
     own, found = (m.segment(*asked, processor, max_new_tokens=24)[0] for m in (model, pulled))
     assert same_weights(pulled, model) and found.text == own.text
     assert found.text != shipped[0].segment(*asked, processor, max_new_tokens=24)[0].text, "it is at work"
+
+
+def test_an_adapter_of_a_folder_goes_by_the_name_its_base_was_pushed_as(hub, adapted, copy, model_folder):
+    """Tuned from runs/llava/init, say: elsewhere there is no such folder."""
+    folder = copy(adapted[0])
+    settings = read_json(folder / "adapter_config.json") | {"base_model_name_or_path": str(model_folder)}
+    write_json(folder / "adapter_config.json", settings)
+    with pytest.raises(
+        DataError, match=r"lora: its base model is /.*, which is not on the Hub .*--base-model ORG/NAME"
+    ):
+        push(folder, "org/lora")
+    assert not hub.log, "nothing was asked of the Hub"
+    push(model_folder, "org/tiny")
+    push(folder, "org/lora", facts=CardFacts(base_model="org/tiny"))
+    assert read_json(folder / "adapter_config.json") == settings, "the folder itself is only read"
+    sent = json.loads(hub.files("model", "org/lora")["adapter_config.json"])
+    assert sent == settings | {"base_model_name_or_path": "org/tiny"}
+    pulled, _ = load_adapter("org/lora")
+    assert same_weights(pulled, adapted[1])
+
+
+def test_a_base_model_in_words_is_no_name(hub, adapted):
+    with pytest.raises(DataError, match=r"its base model is LLaVA of last week, which is not on the Hub"):
+        push(adapted[0], "org/lora", facts=CardFacts(base_model="LLaVA of last week"))
 
 
 def test_an_adapter_of_another_model(adapted, tiny, tmp_path):

@@ -18,11 +18,21 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.training.lora import LoraArguments, with_lora
-from popen.training.memory import GIB, MASTER_AND_MOMENTS, Shape, footprint, quantised_footprint, step_seconds
+from popen.training.memory import (
+    GIB,
+    MASTER_AND_MOMENTS,
+    Shape,
+    footprint,
+    mining_bytes,
+    mining_seconds,
+    quantised_footprint,
+    step_seconds,
+)
 from popen.training.quantisation import QuantisationArguments, bitsandbytes_config
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 PEAK = {"H100": 989e12, "A100": 312e12}  # bfloat16 operations per second, dense, by their data sheets
+BANDWIDTH = {"H100": 3.35e12, "A100": 2.04e12}  # bytes per second, of 80 GB with NVLink
 
 
 def llava() -> LlavaConfig:
@@ -136,6 +146,82 @@ def test_time(setting):
         found = step_seconds(SETTINGS[name][3], 1024, rows, accumulated, peak, 0.4)
         assert float(seconds) == round(found, 1)
         assert float(hours) == pytest.approx(float(seconds) * recipe["max_steps"] / 3600, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def tuning(setting):
+    """The setting's preference recipe and its header, whose model is the supervised recipe's."""
+    file = RECIPES / f"preference_{setting[0]}_7b.yaml"
+    recipe = yaml.safe_load(file.read_text())
+    assert {recipe[key] for key in ("lora_r", "lora_alpha", "use_peft")} == {8, 16, True}
+    return recipe, "\n".join(line for line in file.read_text().splitlines() if line.startswith("#"))
+
+
+def test_memory_of_preferences(setting, tuning):
+    """Each item of a micro-batch is two packed rows: a text pair, and a picture with its questions."""
+    (name, _, _, _, model), (recipe, header) = setting, tuning
+    parameters, trained = counts(model)
+    said = re.search(r"([\d.]+) G parameters, ([\d.]+) M trained", header)
+    assert [float(part) for part in said.groups()] == [round(parameters / 1e9, 2), round(trained / 1e6, 1)]
+    said = re.search(
+        r"one GPU ([\d.]+) GiB; eight with ZeRO-2 ([\d.]+) GiB; eight with ZeRO-3 .*? ([\d.]+) GiB", header
+    )
+    shape, rows = shape_of(model.config, SETTINGS[name][1]), 2 * recipe["per_device_train_batch_size"]
+    for number, (devices, stage) in zip(said.groups(), ((1, 2), (8, 2), (8, 3)), strict=True):
+        found = footprint(parameters, trained, shape, rows, devices, stage)
+        assert float(number) == round(found.total / GIB, 1)
+        assert found.optimizer == MASTER_AND_MOMENTS * trained // devices
+
+
+def test_time_of_preferences(setting, tuning):
+    recipe, header = tuning
+    pairs, accumulated = recipe["per_device_train_batch_size"], recipe["gradient_accumulation_steps"]
+    said = re.search(
+        r"of (\d+) pairs and (\d+) pictures .*?H100 ([\d.]+) s, A100 ([\d.]+) s; ([\d,]+) steps "
+        r"in ([\d.]+) and ([\d.]+) hours",
+        header,
+    )  # fmt: skip
+    assert int(said[1]) == int(said[2]) == pairs * accumulated
+    assert int(said[5].replace(",", "")) == recipe["max_steps"]
+    for seconds, hours, card in ((said[3], said[6], "H100"), (said[4], said[7], "A100")):
+        found = step_seconds(SETTINGS[setting[0]][3], 1024, 2 * pairs, accumulated, PEAK[card], 0.4)
+        assert float(seconds) == round(found, 1)
+        assert float(hours) == round(found * recipe["max_steps"] / 3600, 1)
+
+
+def test_memory_and_time_of_mining(setting):
+    """Read to answer and for the reference's numbers, and of the first pictures once more for candidate masks."""
+    name, _, _, _, model = setting
+    file = RECIPES / f"mine_{name}_7b.yaml"
+    recipe, header = yaml.safe_load(file.read_text()), file.read_text()
+    text = model.config.get_text_config()
+    width = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
+    parameters, shape = counts(model)[0], shape_of(model.config, SETTINGS[name][1])
+    said = re.search(r"(\d+) questions of 1,024 tokens at a time: ([\d.]+) GiB", header)
+    assert int(said[1]) == recipe["batch_size"]
+    assert float(said[2]) == round(mining_bytes(parameters, shape, width, recipe["batch_size"]) / GIB, 1)
+    said = re.search(
+        r"([\d,]+) pictures with four .*? to (\d+) tokens.*?H100 at most ([\d.]+) hours.*?A100 ([\d.]+);",
+        header, re.DOTALL,
+    )  # fmt: skip
+    assert (int(said[1].replace(",", "")), int(said[2])) == (recipe["max_rows"], recipe["max_new_tokens"])
+    reads = 2 + recipe["seg_pictures"] / recipe["max_rows"]
+    for hours, card in ((said[3], "H100"), (said[4], "A100")):
+        found = mining_seconds(
+            SETTINGS[name][3], 1024, recipe["max_new_tokens"], 4 * recipe["max_rows"], recipe["batch_size"], reads,
+            PEAK[card], BANDWIDTH[card], 0.4,
+        )  # fmt: skip
+        assert float(hours) == round(found / 3600, 1)
+
+
+def test_both_steps_read_the_same_rows():
+    """Mining and tuning name the same data sets at the same rates, and ReasonSeg's 239 pictures are not repeated."""
+    for name in SETTINGS:
+        mining, tuning = (
+            yaml.safe_load((RECIPES / f"{step}_{name}_7b.yaml").read_text()) for step in ("mine", "preference")
+        )
+        assert all(mining[key] == tuning[key] for key in ("dataset", "rates", "split"))
+        assert mining["max_rows"] * mining["rates"][-1] / sum(mining["rates"]) + len(mining["rates"]) <= 239
 
 
 def test_memory_in_four_bits():

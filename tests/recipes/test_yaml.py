@@ -144,9 +144,26 @@ def test_several_data_sets_at_given_rates(how, tmp_path):
     assert (script.dataset, script.rates) == (["a", "b"], [9, 0.5])
 
 
-def test_mining_without_candidates_is_refused():
-    with pytest.raises(ValueError, match="candidates = 0"):
-        parse("mine", "--config", RECIPES / "mine_tiny.yaml", "--candidates", "0")
+def test_the_cut_is_trained_on_what_its_results_name():
+    """docs/results/smol.md: street scenes and photographs for alignment and SFT, street scenes for preferences."""
+    import yaml
+
+    steps = {
+        step: yaml.safe_load((RECIPES / f"{step}_smol_cut.yaml").read_text())
+        for step in ("align", "sft", "mine", "preference")
+    }
+    assert steps["align"]["dataset"] == steps["sft"]["dataset"] == ["runs/camvid", "runs/coco"]
+    assert steps["mine"]["dataset"] == steps["preference"]["dataset"] == "runs/camvid"
+    shown = [line for line in (ROOT / "docs" / "results" / "smol.md").read_text().splitlines() if "recipes/" in line]
+    init = next(line for line in shown if line.startswith("python recipes/smol.py"))
+    assert init in (RECIPES / "align_smol_cut.yaml").read_text()
+    assert not [line for line in shown if "--dataset" in line and "_smol_cut.yaml" in line]
+
+
+@pytest.mark.parametrize("option", ["candidates", "max_new_tokens"])
+def test_mining_needs_at_least_one(option):
+    with pytest.raises(ValueError, match=f"{option} = 0"):
+        parse("mine", "--config", RECIPES / "mine_tiny.yaml", f"--{option}", "0")
 
 
 @pytest.mark.parametrize("file", [*SCRIPTS, *YAMLS], ids=lambda file: file.name)
