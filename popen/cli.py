@@ -240,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--private", action="store_true", help="only its owner sees the repository")
     push.add_argument("--revision", metavar="BRANCH", help="branch to push to, made if need be; main by default")
     push.add_argument("--export-remote-code", action="store_true", help="so that the model loads without popen, too")
-    push.add_argument("--base-model", metavar="ID", help="for the card: what the model was tuned from")
+    push.add_argument("--base-model", metavar="ID", help="what it was tuned from, on the Hub: for card and adapter")
     push.add_argument("--data", metavar="ID", help="for the card: the data set, a Hub id or words")
     push.add_argument("--command", metavar="LINE", help="for the card: the command that trained or mined it")
     push.add_argument("--config", metavar="FILE", help="for the card: the recipe's YAML")
