@@ -234,9 +234,9 @@ SHIPPED = {
     **{
         f"sft_{name}_7b": ("sft", "aligned", [*TRAINING, *LARGE, *EAGER, "--rates", "1"]) for name in ("llava", "qwen")
     },
-    **{f"mine_{name}_7b": ("mine", "sft", FEW_ROWS) for name in ("llava", "qwen")},
+    **{f"mine_{name}_7b": ("mine", "sft", [*FEW_ROWS, "--rates", "1"]) for name in ("llava", "qwen")},
     **{
-        f"preference_{name}_7b": ("preference", "sft", [*TRAINING, *LARGE, "--preferences", "MINED"])
+        f"preference_{name}_7b": ("preference", "sft", [*TRAINING, *LARGE, "--preferences", "MINED", "--rates", "1"])
         for name in ("llava", "qwen")
     },
 }

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from popen.data.schema import write_dataset
 from popen.lvlm.tiny import build_tiny
 from popen.training import SegmentationSFTTrainer, SFTArguments
 from popen.training.activations import LiveStorages, activations, kept_for_backward, without_memory
@@ -23,12 +24,13 @@ def models(tiny, samples):
     return {"tiny": small, "larger": large}
 
 
-def trainer_of(kind, model, processor, folder):
+def trainer_of(kind, model, processor, samples, folder):
     options = {"output_dir": str(folder), "use_cpu": True, "report_to": "none", "disable_tqdm": True, "max_steps": 2}
     trainer, arguments = {
         "SFT": (SegmentationSFTTrainer, SFTArguments), "preference": (PreferenceTrainer, PreferenceArguments),
     }[kind]  # fmt: skip
-    trainer = trainer(model, arguments(**options), processor=processor)
+    rows = write_dataset(samples, folder / "data", "train")
+    trainer = trainer(model, arguments(**options), processor=processor, train_dataset=rows)
     trainer.state.max_steps, trainer.state.global_step = 2, 1
     return trainer
 
@@ -57,7 +59,7 @@ def test_predicted_is_what_a_trainers_step_keeps(models, samples, size, kind, ch
     """Within 2 %: the trainer's own losses save a little beside the model's."""
     model, processor = copy.deepcopy(models[size][0]), models[size][1]
     batch = step_batch(kind, model, processor, samples[:2])
-    trainer, empty = trainer_of(kind, model, processor, tmp_path), empty_copy(model)
+    trainer, empty = trainer_of(kind, model, processor, samples[:2], tmp_path), empty_copy(model)
     if checkpointed:
         model.activation_checkpointing_enable()
         empty.activation_checkpointing_enable()
