@@ -122,12 +122,13 @@ def mine(
     """
     if not selection:
         raise DataError(f"rows {selection.start} to {selection.stop}: nothing to mine, the split has {len(rows)} rows")
+    output = Path(output_dir)
+    _check_shared(output, ranks)
     there = range(selection.start, min(selection.stop, len(rows)))
     forced = there[:0] if args.streams == "text" else there[: args.seg_pictures]
     for part, words in ((forced, true_answer), (there[len(forced) :], no_answer)):
         if part:
             check_lengths(processor, rows.select(part), words, quiet=ranks.rank > 0)
-    output = Path(output_dir)
     shards = {
         output / "shards" / f"{start:08d}": range(start, min(start + args.shard_rows, selection.stop))
         for start in range(selection.start, selection.stop, args.shard_rows)
@@ -138,7 +139,6 @@ def mine(
         "rows": [selection.start, selection.stop],
         "settings": {name: value for name, value in asdict(args).items() if name not in PATIENCE},
     }
-    _check_shared(output, ranks)
     missing = ranks.first(lambda: _claim(output, identity, shards))
     names = {name for names in rows["objects"][:] for name in names}
     vocabulary = name_pattern(names) if names else None
