@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from popen.objectives.pareto import mgda_weight
+from popen.objectives.pareto import common_descent_weight
 from popen.objectives.soft_targets import (
     dice_semimetric_loss,
     soft_bce_loss,
@@ -112,15 +112,16 @@ def pareto_guided(
 ) -> Parts:
     """Interior first, the boundary gradually, weighed so that neither gets worse (reconstruction).
 
-    L = 2 [α* L_I + (1 − α*) w(t) L_B] + Dice,   α* of MGDA on the gradients at the logits of all levels
+    L = 2 [α L_I + (1 − α) w(t) L_B] + Dice,   α of `common_descent_weight` on the gradients at the logits of all levels
 
     L_I, L_B and Dice are those of `interior_boundary`. Gradients at the logits bound those of the weights (Sener and
-    Koltun 2018) and cost no second backward pass through the network.
+    Koltun 2018) and cost no second backward pass through the network; they conflict only where a coarse level's pixel
+    belongs to both.
     """
     levels = labelled.levels
     interior, boundary, dice = interior_boundary(labelled, activation, band)
     weight = curriculum_weight(labelled.progress, warmup, power)
-    share = mgda_weight(_slope(interior, levels), _slope(weight * boundary, levels)) if weight and boundary else 1.0
+    share = common_descent_weight(_slope(interior, levels), _slope(weight * boundary, levels))
     return {"interior": 2 * share * interior, "boundary": 2 * (1 - share) * weight * boundary, "dice": dice}
 
 

@@ -35,6 +35,22 @@ def mgda_weight(grad_interior: torch.Tensor, grad_boundary: torch.Tensor) -> tor
     return torch.where(length > 0, weight.clamp(0, 1), 0.5)
 
 
+def common_descent_weight(grad_interior: torch.Tensor, grad_boundary: torch.Tensor) -> torch.Tensor:
+    """Weight of the interior in a combination that makes neither loss worse, as even as may be (reconstruction).
+
+    α = ½ where g_I + g_B descends on both, g_I · (g_I + g_B) >= 0 and g_B · (g_I + g_B) >= 0;   else MGDA's α*
+
+    MGDA alone weighs the longer gradient down even where the two do not conflict: of orthogonal ones by the square of
+    their lengths, so that a boundary of few pixels, each with a large slope, is hardly learned.
+
+    Args, Returns, Raises: as `mgda_weight`.
+    """
+    interior, boundary = _flat(grad_interior=grad_interior, grad_boundary=grad_boundary)
+    both = interior + boundary
+    agree = (_dot(interior, both) >= 0) & (_dot(boundary, both) >= 0)
+    return torch.where(agree, 0.5, mgda_weight(grad_interior, grad_boundary))
+
+
 def project_conflict(gradient: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """A gradient without the part that would undo another one (PCGrad, Yu et al. 2020).
 

@@ -81,7 +81,7 @@ def test_the_curriculum_starts_without_the_boundary():
 
 
 def test_a_pareto_step_over_levels_makes_neither_region_worse():
-    """What levels share pixels of both regions makes no difference: the step is MGDA's on all levels' gradients."""
+    """Also where levels share pixels of both regions."""
     given = labelled()
     coarse = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
     both = replace(given, levels=(given.levels[0], coarse))
@@ -92,8 +92,7 @@ def test_a_pareto_step_over_levels_makes_neither_region_worse():
     )
     apart = interior_boundary(both, "sigmoid", 2.5)[:2]
     products = [step @ torch.cat([g.flatten() for g in torch.autograd.grad(own, both.levels)]) for own in apart]
-    torch.testing.assert_close(*products)  # as the shortest combination has, with weights strictly between 0 and 1
-    assert products[0] > 0 and step @ of_interior > 0 and step @ of_boundary > 0
+    assert min(products) > 0 and step @ of_interior > 0 and step @ of_boundary > 0
 
 
 def test_a_pareto_step_makes_neither_region_worse():
@@ -106,10 +105,10 @@ def test_a_pareto_step_makes_neither_region_worse():
         for loss in (parts["interior"] + parts["boundary"], parts["interior"], parts["boundary"])
     )
     assert step @ of_interior > 0 and step @ of_boundary > 0
-    # regions share no pixel, so MGDA's shortest combination has equal products with both gradients
-    share = of_interior.norm() / of_boundary.norm()
+    # the regions share no pixel, so their gradients cannot conflict, and each loss counts once
+    apart = interior_boundary(given, "sigmoid", 2.5)[:2]
+    torch.testing.assert_close([parts["interior"], parts["boundary"]], list(apart))
     torch.testing.assert_close(step @ of_interior, of_interior.square().sum())
-    assert 0.2 < share < 5
 
 
 @pytest.mark.parametrize("name", ["fuzzy", "intuitionistic", "pareto_guided", "epsilon_constraint"])
@@ -121,7 +120,7 @@ def test_a_pixel_that_no_class_reaches_is_the_nearest_ones(name):
     distance = torch.tensor([-3.0, -2.6, -4.0]).view(1, 3, 1, 1)
     logits = torch.zeros(1, 3, 1, 1, requires_grad=True)
     parts = LOSSES[name](Labelled((logits,), distance > 0, distance, None, 1.0), activation="softmax")
-    interior = parts.get("interior", parts.get("ce")) / (2 if name == "pareto_guided" else 1)
+    interior = parts.get("interior", parts.get("ce"))
     assert interior.item() == pytest.approx(np.log(3), rel=1e-5)
     (slope,) = torch.autograd.grad(sum(parts.values()), logits)
     assert (slope.flatten() < 0).tolist() == [False, True, False]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popen.objectives.pareto import constraint_multiplier, mgda_weight, project_conflict
+from popen.objectives.pareto import common_descent_weight, constraint_multiplier, mgda_weight, project_conflict
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**31)
@@ -49,6 +49,32 @@ def test_mgda_on_equal_and_zero_gradients():
     assert mgda_weight(zero, g) == 1 and mgda_weight(g, zero) == 0  # the point is stationary for one: d = 0
     assert not combined(zero, g).any() and not combined(g, zero).any()
     assert mgda_weight(torch.zeros(0), torch.zeros(0)) == 0.5
+
+
+def test_gradients_that_do_not_conflict_weigh_the_same():
+    """Orthogonal, one nine times as long: MGDA gives the long one 1/82 of the weight."""
+    short, long = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 9.0])
+    close(1 - mgda_weight(short, long), 1 / 82)
+    assert common_descent_weight(short, long) == common_descent_weight(long, short) == 0.5
+    assert common_descent_weight(torch.zeros(2), long) == 0.5  # no interior: the boundary is learned alone
+
+
+def test_gradients_that_conflict_are_weighed_by_mgda():
+    """g_I = (1, 0), g_B = (−3, 1): the sum (−2, 1) climbs on the interior's loss."""
+    interior, boundary = torch.tensor([1.0, 0.0]), torch.tensor([-3.0, 1.0])
+    weight = common_descent_weight(interior, boundary)
+    assert weight == mgda_weight(interior, boundary) != 0.5
+    d = weight * interior + (1 - weight) * boundary
+    assert d @ interior >= 0 and d @ boundary >= 0
+
+
+@few
+@given(seeds)
+def test_a_common_descent_makes_neither_worse(seed):
+    interior, boundary = gradients(seed, size=2)
+    weight = common_descent_weight(interior, 5 * boundary)
+    d = weight * interior + (1 - weight) * 5 * boundary
+    assert d @ interior >= -1e-9 and d @ boundary >= -1e-9
 
 
 @few
