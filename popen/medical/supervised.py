@@ -112,7 +112,7 @@ def pareto_guided(
 ) -> Parts:
     """Interior first, the boundary gradually, weighed so that neither gets worse (reconstruction).
 
-    L = 2 [α L_I + (1 − α) w(t) L_B] + Dice,   α of `common_descent_weight` on the gradients at the logits of all levels
+    L = 2 [α L_I + (1 − α) w(t) L_B] + Dice,   α of `common_descent_weight` on the gradients at all levels' logits
 
     L_I, L_B and Dice are those of `interior_boundary`. Gradients at the logits bound those of the weights (Sener and
     Koltun 2018) and cost no second backward pass through the network; they conflict only where a coarse level's pixel
