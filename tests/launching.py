@@ -5,8 +5,8 @@ core. `launch_forked` is the same launcher with the same arguments, and its rank
 that meet over gloo; but launcher and ranks are forked from one process, started once for each worker of pytest, that
 has imported the libraries. Options of torchrun's own do that; the script has to be a file, not a module.
 
-In full are launched: training, by torchrun on two machines (training/test_two_nodes.py) and by accelerate with ZeRO-3
-(training/test_zero.py); mining, by accelerate (lvlm/test_two_processes.py); evaluation, by torchrun
+In full are launched: training, by torchrun on two machines (training/test_two_nodes.py); mining, by accelerate
+(lvlm/test_two_processes.py); evaluation, by torchrun
 (eval/test_two_processes.py); every run with a rank that is killed, since a forked rank that fails writes down when and
 torchrun names the first; and, without a launcher, the demo (recipes/test_demo.py).
 """

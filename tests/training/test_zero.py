@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
 from popen.lvlm.mining import MiningArguments, mine
-from tests.launching import ACCELERATE, ROOT, launch, launch_forked
+from tests.launching import ACCELERATE, ROOT, launch_forked
 
 STAGES = (2, 3)
 SCRIPT = """
@@ -139,9 +139,8 @@ def root(tmp_path_factory, taught):
 def runs(root, request):
     """Folders of one process, and of two with a stage of ZeRO."""
     stage = f"zero{request.param}"
-    start = launch if request.param == 3 else launch_forked
     config = ["--config_file", str(root / f"{stage}.yaml")]
-    done = start([*ACCELERATE, *config, str(root / "train.py"), str(root), str(root / stage)], root)
+    done = launch_forked([*ACCELERATE, *config, str(root / "train.py"), str(root), str(root / stage)], root)
     assert done.returncode == 0, done.stderr[-3000:]
     return root / "one", root / stage
 
