@@ -89,8 +89,7 @@ def main() -> None:
         def theirs() -> None:
             loop[:] = question_by_question(model, processor, rows, settings)
 
-        sides = {"loop": theirs, "ours": ours}
-        taken = take_turns(sides, args.turns, "mining")
+        taken = take_turns({"loop": theirs, "ours": ours}, args.turns, "mining")
         same = check_same(load_mined(f"{folder}/mined0")[0], loop)
     own = figure("mining, questions/s against a loop over questions", taken, "loop", "ours", at_least=3.0)
     own.notes["questions_per_s"] = {name: questions / seconds for name, seconds in own.seconds.items()}

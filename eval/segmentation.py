@@ -81,7 +81,7 @@ def main(args: SegmentationArguments) -> None:
         no_chair = unknown_objects(rows)
         vocabulary = None if no_chair else name_pattern({name for names in rows["objects"][:] for name in names})
         if args.answers == "forced":
-            check_lengths(processor, rows.select(range(count)))
+            check_lengths(processor, rows.select(range(count)), quiet=ranks.rank > 0)
         arms = Arms(args.ensemble, args.controls, args.seed)
         thresholds = configured_thresholds(model, arms)
         if args.calibration_split is not None:
