@@ -17,14 +17,14 @@ from tqdm.auto import tqdm
 from benchmarks.figures import figure, parser, report
 from benchmarks.preference_pairs import ours, theirs
 from benchmarks.rates import flops, matmul_rate, speeds
-from benchmarks.shapes import shape_here
+from benchmarks.shapes import deep_shape_here
 from benchmarks.turns import take_turns
 from popen.errors import one_line_errors
 
 
 def main() -> None:
     args = parser(__doc__, turns=4).parse_args()
-    shape = shape_here(args.toy)
+    shape = deep_shape_here(args.toy)
     with TemporaryDirectory() as folder:
         side, peer = ours(shape, args.seed, folder), theirs(shape, args.seed, folder)
         sides = {"ours": side(False), "ours with masks": side(True), "TRL": peer}

@@ -6,6 +6,7 @@ The same picture, question and answer, the same adapters trained. The backbone a
 as transformers' own loss does; in the second row for the answer's tokens only, which is all that its loss needs.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
@@ -21,6 +22,7 @@ from popen.lvlm.packing import supervised_batch
 from popen.training.lora import with_lora
 
 LOOKING = ("token_sequence", "sequence_row", "look_row", "look_column", "look_target", "target_phrases")
+WHOLE, ANSWERS = "backbone", "backbone, logits of answers only"
 
 
 def our_step(shape, seed: int):
@@ -40,8 +42,11 @@ def our_step(shape, seed: int):
     return step
 
 
-def their_step(shape, seed: int, answers_only: bool):
-    """The bare backbone's forward and backward pass on the same words."""
+def their_steps(shape, seed: int) -> dict[str, Callable[[], float]]:
+    """The bare backbone's forward and backward pass on the same words: with all logits, and with those of answers.
+
+    Both are of one model: three of LLaVA-7B's size, and what each leaves in the allocator, do not fit a GPU.
+    """
     model, processor = build(shape, seed)
     samples = [sample(processor, shape, seed + 10 * k) for k in range(shape.batch)]
     rows = []
@@ -53,36 +58,30 @@ def their_step(shape, seed: int, answers_only: bool):
     labels = torch.tensor([[-100] * len(prompt) + list(said) for prompt, said in rows], device=device())
     pixels = processor.pixel_values([processor.place(own.image)[0] for own in samples]).to(device(), model.dtype)
     backbone = get_peft_model(model.backbone, their_lora()).train()
-    keep = {}
-    if answers_only:
-        # the state before the first token of the answer predicts it; the last state predicts nothing
-        keep, labels = {"logits_to_keep": shape.answer + 1}, labels[:, -shape.answer - 1 :]
 
-    def step() -> float:
-        output = backbone(input_ids=ids, pixel_values=pixels, labels=labels, use_cache=False, **keep)
+    def step(kept: int) -> float:
+        # the state before the first token of the answer predicts it; the last state predicts nothing
+        output = backbone(
+            input_ids=ids, pixel_values=pixels, labels=labels[:, -kept:], use_cache=False, logits_to_keep=kept
+        )
         output.loss.backward()
         backbone.zero_grad()
         return float(output.loss.detach())
 
-    return step
+    return {WHOLE: lambda: step(ids.shape[1]), ANSWERS: lambda: step(shape.answer + 1)}
 
 
 def main() -> None:
     args = parser(__doc__, turns=4).parse_args()
     shape = deep_shape_here(args.toy)
-    whole, answers = "backbone", "backbone, logits of answers only"
-    sides = {
-        "ours": our_step(shape, args.seed),
-        whole: their_step(shape, args.seed, answers_only=False),
-        answers: their_step(shape, args.seed, answers_only=True),
-    }
+    sides = {"ours": our_step(shape, args.seed), **their_steps(shape, args.seed)}
     losses = {name: step() for name, step in sides.items()}
     work = {name: flops(step) for name, step in sides.items()}
     taken = take_turns(sides, args.turns, "SFT step")
     rate = matmul_rate(getattr(torch, shape.dtype))
     tokens = shape.batch * (shape.picture + shape.prompt + shape.answer)
     figures = []
-    for name, bar in ((whole, 1.10), (answers, None)):
+    for name, bar in ((WHOLE, 1.10), (ANSWERS, None)):
         own = figure(
             f"supervised step: ours / {name}", taken, "ours", name, at_most=bar,
             limit=f"{work['ours'] / work[name]:.2f} by FLOPs",

@@ -12,7 +12,10 @@ import pytest
 from popen.data.schema import write_dataset
 
 ROOT = Path(__file__).parent.parent.parent
-IN_PROCESS = ("medical_step", "preference_step", "sft_step", "segment", "ensemble", "mining", "evaluation", "growth")
+IN_PROCESS = (
+    "medical_step", "preference_step", "sft_step", "segment", "ensemble", "mining", "evaluation", "growth",
+    "planned_memory",
+)  # fmt: skip
 
 
 def run(name, tmp_path, monkeypatch, *options):
