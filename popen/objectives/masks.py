@@ -99,8 +99,9 @@ def refinement_weights(logits: torch.Tensor, group: torch.Tensor, alpha: float) 
     if not (math.isfinite(alpha) and alpha >= 1):
         raise ValueError(f"alpha must be a finite number >= 1, got {alpha}")
     claimed = (logits.detach() > 0).to(torch.int32)
-    answer = group.unique(return_inverse=True)[1]
-    claims = torch.zeros_like(claimed).index_add(0, answer, claimed)[answer]  # at most T answers
+    # the first target of each one's answer stands for it; `unique` would wait for all that a GPU has queued
+    answer = (group[:, None] == group).int().argmax(1) if len(group) else group
+    claims = torch.zeros_like(claimed).index_add(0, answer, claimed)[answer]
     weights = torch.ones_like(claims, dtype=full_precision(logits).dtype)
     return weights.masked_fill(claims >= 2, alpha)
 
