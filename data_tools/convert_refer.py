@@ -24,6 +24,7 @@ from popen.data.refer import (
     read_instances,
     read_references,
     refer_row,
+    source_of,
     split_names,
 )
 from popen.data.safe_io import MAX_PIXELS, DataError, StorageError
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         chosen = {split: in_split(references, split) for split in args.splits or split_names(references)}
         instances = read_instances(args.src / args.dataset / "instances.json")
         for split, of_split in chosen.items():
-            convert(instances, of_split, args.dataset, images, args.out, split, args.max_pixels)
+            convert(instances, of_split, source_of(args.dataset, split_by), images, args.out, split, args.max_pixels)
     except (DataError, StorageError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 def convert(
     instances: Instances,
     references: Sequence[Reference],
-    dataset: str,
+    source: str,
     images: Path,
     out: Path,
     split: str,
@@ -65,7 +66,7 @@ def convert(
     """Write one split and print its counts."""
 
     def converted(of_image: Sequence[Reference]) -> Converted:
-        return Converted(refer_row(instances, of_image, dataset, images, max_pixels))
+        return Converted(refer_row(instances, of_image, source, images, max_pixels))
 
     made = convert_split(list(by_image(references).values()), converted, out, split)
     print(f"{split}: {len(references)} references")

@@ -3,7 +3,8 @@
     python -m eval.refcoco --model DIR --data runs/refcoco --dataset refcoco --split testA
     accelerate launch -m eval.refcoco --model DIR --data runs/refcocog --dataset refcocog --split test
 
-Every sentence of every expression is one mask, as in ReasonSeg.
+Every sentence of every expression is one mask, as in ReasonSeg. Published rows are on the splits that papers use
+(unc; umd for RefCOCOg) and stand beside no others.
 """
 
 from eval.benchmark import Benchmark, parsed, parser, run, with_one_mask
@@ -11,6 +12,8 @@ from eval.benchmark_report import Metric
 from eval.metrics import precision_at
 from eval.published_rows import read_published
 from eval.reasonseg import METRICS, counts_of, score
+from popen.data.refer import SPLIT_BY, source_of
+from popen.data.safe_io import DataError
 from popen.errors import one_line_errors
 
 TITLES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg", "refclef": "RefCLEF"}
@@ -23,10 +26,17 @@ PRECISIONS = {
 def main() -> None:
     options = parser("refcoco", __doc__)
     options.add_argument("--dataset", required=True, choices=sorted(TITLES), help="which of them --data holds")
+    options.add_argument("--split-by", help="as given to data_tools/convert_refer.py; the first way there by default")
     args = parsed(options)
+    usual = SPLIT_BY[args.dataset][0]
+    split_by = args.split_by or usual
+    if split_by not in SPLIT_BY[args.dataset]:
+        raise DataError(f"--split-by {split_by}: {args.dataset} is split by {' or '.join(SPLIT_BY[args.dataset])}")
     metrics = {name: METRICS[name] for name in ("ciou", "giou", "ciou_strict", "giou_strict")} | PRECISIONS
-    published = tuple(row for row in read_published("refcoco") if row.dataset == args.dataset)
-    run(Benchmark("refcoco", TITLES[args.dataset], score, metrics, with_one_mask, args.dataset, published), args)
+    # what is published is on the usual splits: `val` of another way holds other sentences
+    published = tuple(row for row in read_published("refcoco") if row.dataset == args.dataset and split_by == usual)
+    title = TITLES[args.dataset] if split_by == usual else f"{TITLES[args.dataset]}, split by {split_by}"
+    run(Benchmark("refcoco", title, score, metrics, with_one_mask, source_of(args.dataset, split_by), published), args)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,14 @@ IMAGES["refclef"] = Path("images/saiapr_tc-12")
 NO_TARGET = -1
 
 
+def source_of(dataset: str, split_by: str) -> str:
+    """What question ids begin with: the data set, and how it is split where that is not the way papers report on.
+
+    The same sentences stand in every way of splitting, in other splits, so a way must be told from another.
+    """
+    return dataset if split_by == SPLIT_BY[dataset][0] else f"{dataset}-{split_by}"
+
+
 @dataclass(frozen=True)
 class Reference:
     """What was said of one object: id, split, image, annotations (none for no target) and sentences (id, words)."""
@@ -138,17 +146,17 @@ def by_image(references: Sequence[Reference]) -> dict[int, list[Reference]]:
 def refer_row(
     instances: Instances,
     references: Sequence[Reference],
-    dataset: str,
+    source: str,
     images: str | Path,
     max_pixels: int = MAX_PIXELS,
 ) -> dict[str, Any]:
     """Make the row of one image and its references; the picture's bytes are kept as they are.
 
     Args:
-        references: of one image, at least one.
+        references: of one image, at least one. source: of `source_of`.
         images: the folder of the pictures.
     Returns:
-        A row of FEATURES; question ids "<dataset>/<ref_id>/<sent_id>", kinds "referring", "multi" (several objects,
+        A row of FEATURES; question ids "<source>/<ref_id>/<sent_id>", kinds "referring", "multi" (several objects,
         one mask) and "no_target"; objects are the categories annotated in the image.
     Raises:
         DataError: the image or an annotation is missing, belongs elsewhere, is broken, or has no pixels.
@@ -169,7 +177,7 @@ def refer_row(
             kind = "multi" if len(reference.annotation_ids) > 1 else "referring"
             answer, phrases, masks = ANSWER, (PHRASE,), (rle.encode(_target(instances, reference)),)
         questions += [
-            Question(f"{dataset}/{reference.id}/{number}", kind, ask_phrase(words), answer, phrases, masks)
+            Question(f"{source}/{reference.id}/{number}", kind, ask_phrase(words), answer, phrases, masks)
             for number, words in reference.sentences
         ]
     ignore = empty_ignore(record["height"], record["width"])

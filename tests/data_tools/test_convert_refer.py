@@ -61,6 +61,14 @@ def test_a_native_folder_is_converted(tmp_path, capsys):
     )
 
 
+def test_another_way_of_splitting_is_in_the_ids(tmp_path):
+    source = build(tmp_path / "refer_seg")
+    (source / "refcoco" / "refs(unc).p").rename(source / "refcoco" / "refs(google).p")
+    assert main([str(source), str(tmp_path / "out"), "--dataset", "refcoco", "--split-by", "google"]) == 0
+    (sample,) = map(Sample.from_row, load_split(tmp_path / "out", "val"))
+    assert [question.id for question in sample.questions] == ["refcoco-google/3/6", "refcoco-google/3/7"]
+
+
 @pytest.mark.parametrize(
     ("dataset", "kind"), [("refcoco+", "referring 2"), ("refclef", "referring 2"), ("grefcoco", "no_target 2")]
 )

@@ -235,6 +235,13 @@ def test_rows_of_another_data_set_are_refused(monkeypatch, data, samples, tmp_pa
         evaluate(monkeypatch, name, data / other, tmp_path)
 
 
+def test_rows_of_another_way_of_splitting_are_refused(monkeypatch, data, tmp_path):
+    with pytest.raises(DataError, match=r"is not of refcoco-google, whose ids begin with 'refcoco-google/'"):
+        evaluate(monkeypatch, "refcoco", data, tmp_path, "--split-by", "google")
+    with pytest.raises(DataError, match=r"^--split-by umd: refcoco is split by unc or google$"):
+        evaluate(monkeypatch, "refcoco", data, tmp_path, "--split-by", "umd")
+
+
 def test_refcoco_is_not_refcoco_plus(monkeypatch, data, tmp_path):
     with pytest.raises(DataError, match=r"is not of refcoco\+, whose ids begin with 'refcoco\+/'"):
         evaluate(monkeypatch, "refcoco", data, tmp_path, "--dataset", "refcoco+")
