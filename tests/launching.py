@@ -6,9 +6,9 @@ that meet over gloo; but launcher and ranks are forked from one process, started
 has imported the libraries. Options of torchrun's own do that; the script has to be a file, not a module.
 
 In full are launched: training, by torchrun on two machines (training/test_two_nodes.py); mining, by accelerate
-(lvlm/test_two_processes.py); evaluation, by torchrun
-(eval/test_two_processes.py); every run with a rank that is killed, since a forked rank that fails writes down when and
-torchrun names the first; and, without a launcher, the demo (recipes/test_demo.py).
+(lvlm/test_two_processes.py); evaluation, by torchrun (eval/test_two_processes.py); and, without a launcher, the demo
+(recipes/test_demo.py). A run with a rank that is killed has ranks in full under a forked launcher (`launch_ranks`),
+since a forked rank that fails writes down when and torchrun names the first.
 """
 
 import gc
@@ -28,6 +28,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalon
 ACCELERATE = ["-m", "accelerate.commands.launch"]
 EVERYWHERE = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 FORKED = {"PET_RUN_PATH": "1", "PET_START_METHOD": "fork", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # read by torchrun
+IN_FULL = {"PET_RUN_PATH": "0", "PET_START_METHOD": "spawn"}  # as where nothing is set
 PATIENCE = 900  # seconds
 
 _imported = get_context("forkserver")
@@ -59,6 +60,11 @@ def launch_forked(command: list[str], folder: Path, **environment: str) -> subpr
             launcher.join()
             raise subprocess.TimeoutExpired(command, PATIENCE, *(file.read_bytes() for file in said))
         return subprocess.CompletedProcess(command, launcher.exitcode, *(file.read_text() for file in said))
+
+
+def launch_ranks(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """As `launch`, but for the launcher, which is forked: its ranks are started, watched and named as in full."""
+    return launch_forked(command, folder, **IN_FULL, **environment)
 
 
 def _become(command: list[str], folder: str, environment: dict[str, str], said: list[Path]) -> None:

@@ -3,15 +3,13 @@
 import importlib
 import json
 import math
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from popen.data.schema import write_dataset
+from tests.launching import launch_forked
 
-ROOT = Path(__file__).parent.parent.parent
 IN_PROCESS = (
     "medical_step", "preference_step", "sft_step", "segment", "ensemble", "mining", "evaluation", "growth",
     "planned_memory",
@@ -85,13 +83,15 @@ def test_parts_of_a_step_add_up_to_it(tmp_path, monkeypatch):
         assert ("backward" in own["shares"]) == own["what"].endswith("step")
 
 
-def test_memory_is_that_of_a_fresh_process(monkeypatch):
+def test_memory_is_that_of_a_fresh_process(monkeypatch, tmp_path):
     from benchmarks.preference_memory import in_own_process, ratio
 
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     assert in_own_process("ours", toy=True, seed=0) >= 0  # so small a step may fit into what is held already
     program = "import torch; from benchmarks.rates import peak_bytes; print(peak_bytes(lambda: torch.ones(2**24)))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    (tmp_path / "program.py").write_text(program)
+    done = launch_forked([str(tmp_path / "program.py")], tmp_path)  # it has computed nothing
+    assert done.returncode == 0, done.stderr[-3000:]
     assert 0.9 * 2**26 < int(done.stdout) < 1.5 * 2**26
     assert ratio([1, 2, 3], [2, 2, 2], what="x").median == 1.0
     with pytest.raises(ValueError, match="the process ended with"):

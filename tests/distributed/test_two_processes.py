@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.launching import TORCHRUN, launch, launch_forked
+from tests.launching import TORCHRUN, launch_forked, launch_ranks
 
 SCRIPT = """
 import ctypes, os, signal, time
@@ -68,7 +68,7 @@ os.kill(ranks[0], signal.SIGKILL)
 
 
 def said(start, tmp_path, case):
-    """What two processes, started by `launch` or `launch_forked`, write to stderr before they fail."""
+    """What two processes, started by `launch_forked` or `launch_ranks`, write to stderr before they fail."""
     (tmp_path / "script.py").write_text(SCRIPT)
     done = start([*TORCHRUN, str(tmp_path / "script.py")], tmp_path, CASE=case)
     assert done.returncode != 0
@@ -82,7 +82,7 @@ def test_an_error_of_the_first_ends_all_and_is_said_once(tmp_path):
 
 
 def test_a_killed_process_ends_the_other_and_is_named(tmp_path):
-    stderr = said(launch, tmp_path, "killed")
+    stderr = said(launch_ranks, tmp_path, "killed")
     assert time.time() - float((tmp_path / "died").read_text()) < 60
     cause = stderr.partition("Root Cause")[2]
     assert "rank      : 1 " in cause and f"exitcode  : -{signal.SIGKILL.value} " in cause, stderr[-3000:]

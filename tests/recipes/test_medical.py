@@ -77,7 +77,7 @@ def small(file, pictures, volumes, out):
     """The YAML as it is, at sizes that take seconds."""
     flat, last = file.stem.endswith("2d"), "brats" if "brats" in file.stem else "3d"
     size = ["32", "32"] if flat else ["64", "32", "32"] if "swin" in file.stem else ["16", "16", "16"]
-    steps, base = {"mapo": "4", "pareto": "1"}.get(file.stem.partition("_")[0], "2"), "60" if flat else "4"
+    steps, base = {"mapo": "4", "pareto": "1"}.get(file.stem.partition("_")[0], "2"), "20" if flat else "4"
     if "swin" in file.stem:  # one step of a narrow one; the YAML's takes minutes
         narrow = out.parent / file.name
         narrow.write_text(
@@ -150,14 +150,14 @@ def test_a_yaml_trains_a_model_that_segments(file, medical, pictures, volumes, t
 def test_pairs_between_saved_models_and_dev_on_the_way(medical, pictures, volumes, tmp_path, monkeypatch, capfd):
     """A first run leaves its stages, and a second one prefers between their masks."""
     argv = small(ROOT / "recipes" / "medical" / "rn_dpo_unet2d.yaml", pictures, volumes, tmp_path / "first")
-    loose = ["--least_correct", "0", "--most_bias", "100", "--eval_strategy", "steps", "--eval_steps", "40"]
+    loose = ["--least_correct", "0", "--most_bias", "100", "--eval_strategy", "steps", "--eval_steps", "15"]
     loose += ["--preference_weight", "5", "--learning_rate", "1e-2"]  # so that the stages differ after two steps
     assert not started(medical, monkeypatch, *argv, *loose)
     last = capfd.readouterr().out.strip().splitlines()[-1]
     stages = [tmp_path / "first" / name for name in ("base", "round_1")]
     logs = [json.loads((stage / "trainer_state.json").read_text())["log_history"] for stage in stages]
     dev = [[(line["step"], line["eval_dice"]) for line in log if "eval_dice" in line] for log in logs]
-    assert [step for step, _ in dev[0]] == [40, 60] and [step for step, _ in dev[1]] == [2]
+    assert [step for step, _ in dev[0]] == [15, 20] and [step for step, _ in dev[1]] == [2]
     assert f"dev Dice {dev[1][-1][1]:.4f}" in last
     argv[argv.index("--output_dir") + 1] = str(tmp_path / "second")
     checkpoints = ["--sampler", "checkpoints", "--checkpoints", *map(str, stages), "--least_gap", "0"]
