@@ -13,7 +13,7 @@ import torch
 from eval import pope, refcoco, segmentation
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
-from tests.launching import ROOT, TORCHRUN, launch, launch_forked
+from tests.launching import ROOT, TORCHRUN, launch, launch_forked, launch_ranks
 
 SCENES = 9  # a whole chunk for the first process and a part of one for the second
 TINY = str(ROOT / "popen" / "assets" / "popen-tiny")
@@ -116,7 +116,7 @@ def test_a_killed_process_ends_the_other_is_named_and_nothing_is_written(runs, t
     data = str(runs[0].parent / "data")
     (tmp_path / "killed.py").write_text(KILLED)
     options = ["--model", TINY, "--data", data, "--dataset", "refcoco", "--out", str(tmp_path / "out")]
-    done = launch([*TORCHRUN, str(tmp_path / "killed.py"), *options], tmp_path)
+    done = launch_ranks([*TORCHRUN, str(tmp_path / "killed.py"), *options], tmp_path)
     assert done.returncode != 0 and time.time() - float((tmp_path / "died").read_text()) < 60
     cause = done.stderr.partition("Root Cause")[2]
     assert "rank      : 1 " in cause and f"exitcode  : -{signal.SIGKILL.value} " in cause, done.stderr[-3000:]

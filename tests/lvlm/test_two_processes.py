@@ -10,7 +10,7 @@ from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import MiningArguments, mine
-from tests.launching import ACCELERATE, ROOT, TORCHRUN, launch, launch_forked
+from tests.launching import ACCELERATE, ROOT, TORCHRUN, launch, launch_forked, launch_ranks
 
 TINY = ROOT / "popen" / "assets" / "popen-tiny"
 SCENES = 5  # three shards of two: the processes have unequal shares
@@ -76,7 +76,7 @@ def one(tmp_path_factory):
 def killed(one):
     """What is left of a run whose second process was killed, how it ended, and so many seconds later."""
     (one / "killed.py").write_text(KILLED)
-    done = launch([*TORCHRUN, str(one / "killed.py"), *options(one)], one)
+    done = launch_ranks([*TORCHRUN, str(one / "killed.py"), *options(one)], one)
     seconds = time.time() - float((one / "died").read_text())
     return sorted(f.name for f in (one / "two").rglob("*")), done, seconds
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from popen.data.scene_questions import sample
 from popen.data.schema import write_dataset
-from tests.launching import TORCHRUN, launch, launch_forked
+from tests.launching import TORCHRUN, launch_forked, launch_ranks
 
 SCRIPT = """
 import hashlib, json, os, signal, sys, time
@@ -197,7 +197,7 @@ def test_three_in_a_row_end_both_and_name_the_one(runs, root):
 
 
 def test_a_killed_process_ends_the_other_and_the_resumed_run_has_the_same_bytes(runs, root):
-    done = two(launch, root, "killed")
+    done = two(launch_ranks, root, "killed")
     assert done.returncode != 0 and time.time() - float((root / "killed" / "died").read_text()) < 60
     cause = done.stderr.partition("Root Cause")[2]
     assert "rank      : 1 " in cause and f"exitcode  : -{signal.SIGKILL.value} " in cause, done.stderr[-3000:]
