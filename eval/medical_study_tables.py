@@ -22,8 +22,8 @@ from popen.data.safe_io import DataError, write_json
 from popen.errors import one_line_errors
 
 INFERENCES = ("single", "flips")
-METRICS = ("dice", "band_dice", "asd", "hd95")
-PERCENT = ("dice", "band_dice", "ece", "boundary_ece")
+METRICS = ("dice", "iou", "band_dice", "nsd", "asd", "hd95")
+PERCENT = ("dice", "iou", "band_dice", "nsd", "ece", "boundary_ece")
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def reports_of(study: Path, arm: str) -> list[dict]:
 
 
 def compared(arms: dict[str, list[list[MedicalRow]]], control: str) -> dict[str, dict]:
-    """Means of every arm, and its differences from the control with 95 % interval and Holm's p."""
+    """Means of every arm, and its differences from the control with 95 % interval and Wilcoxon's p by Holm."""
     if control not in arms:
         raise DataError(f"control {control!r} was not run; there: {', '.join(arms)}")
     gaps = {metric: compare_runs(arms, control, metric) for metric in METRICS}
@@ -95,14 +95,15 @@ def as_list(gap: PairedDifference) -> list[float]:
 def markdown(found: dict[str, dict], control: str) -> str:
     """A row per arm: Dice, and its gap to the control without and with flips, then the boundary's numbers."""
     head = [
-        "arm", "Dice, %", f"Δ to {control}", "Dice with flips", f"Δ to {control} with flips", "Δ band Dice",
-        "Δ ASD, mm", "Δ HD95, mm", "Δ boundary ECE, %",
+        "arm", "Dice, %", f"Δ to {control}", "p", "Dice with flips", f"Δ to {control} with flips", "Δ IoU",
+        "Δ band Dice", "Δ NSD", "Δ ASD, mm", "Δ HD95, mm", "Δ boundary ECE, %",
     ]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, own in found["single"].items():
         flips = found["flips"][name]
-        cells = [name, f"{100 * own['dice']:.1f}", gap(own, "dice"), f"{100 * flips['dice']:.1f}", gap(flips, "dice")]
-        cells += [gap(own, metric) for metric in ("band_dice", "asd", "hd95", "boundary_ece")]
+        cells = [name, f"{100 * own['dice']:.1f}", gap(own, "dice"), p_value(own)]
+        cells += [f"{100 * flips['dice']:.1f}", gap(flips, "dice")]
+        cells += [gap(own, metric) for metric in ("iou", "band_dice", "nsd", "asd", "hd95", "boundary_ece")]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -113,6 +114,14 @@ def gap(own: dict, metric: str) -> str:
     scale = 100 if metric in PERCENT else 1
     difference, low, high = (scale * value for value in own[f"{metric}_gap"][:3])
     return f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def p_value(own: dict) -> str:
+    """Of the Dice's difference, Wilcoxon's and Holm's."""
+    if "dice_gap" not in own:
+        return "–"
+    p = own["dice_gap"][3]
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def parse() -> argparse.Namespace:
