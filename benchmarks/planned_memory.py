@@ -54,9 +54,8 @@ def planned_and_measured(shape: Shape, seed: int, recomputed: bool) -> dict[str,
     measured = held + allocated_peak(step)
     found = activations(*without_memory(model), {name: value.cpu() for name, value in inputs.items()}, None)
     planned = sum(fixed.values()) + found.peak
-    return {**fixed, "activations": found.kept, "at_work": found.peak - found.kept, "planned": planned} | {
-        "measured": measured
-    }
+    at_work = found.peak - found.kept
+    return {**fixed, "activations": found.kept, "at_work": at_work, "planned": planned, "measured": measured}
 
 
 def main() -> None:

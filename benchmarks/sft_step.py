@@ -45,7 +45,7 @@ def our_step(shape, seed: int):
 def their_steps(shape, seed: int) -> dict[str, Callable[[], float]]:
     """The bare backbone's forward and backward pass on the same words: with all logits, and with those of answers.
 
-    Both are of one model: three of LLaVA-7B's size, and what each leaves in the allocator, do not fit a GPU.
+    Both are of one model: three of LLaVA-7B's size leave a GPU of 80 GB little room for the steps.
     """
     model, processor = build(shape, seed)
     samples = [sample(processor, shape, seed + 10 * k) for k in range(shape.batch)]
