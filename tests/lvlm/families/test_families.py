@@ -126,25 +126,25 @@ def test_lora_and_files(name, composed, samples, tmp_path):
     model = copy.deepcopy(model)
     inputs = training_inputs(processor, samples[:1])
     with torch.no_grad():
-        base = model(**inputs).logits
+        base = model(**inputs).logps
     model.save_pretrained(tmp_path / "base")
     processor.save_pretrained(tmp_path / "base")
     targets = rf".*backbone\.model\.{model.family.language_model}\..*\.(q_proj|v_proj)"
     tuned = get_peft_model(model, LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
     with torch.no_grad():
-        changed = tuned(**inputs).logits
+        changed = tuned(**inputs).logps
         assert not torch.allclose(changed, base, atol=1e-3)
         with tuned.disable_adapter():
-            torch.testing.assert_close(tuned(**inputs).logits, base)
+            torch.testing.assert_close(tuned(**inputs).logps, base)
     tuned.save_pretrained(tmp_path / "adapter")
     loaded, loaded_processor = load_model(tmp_path / "base")
     assert loaded_processor.prefix_ids == processor.prefix_ids
     found = dict(loaded.named_buffers())  # those that no file has, too
     assert all(torch.equal(found[key], own) for key, own in model.named_buffers())
     with torch.no_grad():
-        torch.testing.assert_close(loaded(**inputs).logits, base)
+        torch.testing.assert_close(loaded(**inputs).logps, base)
         again = PeftModel.from_pretrained(loaded, tmp_path / "adapter")
-        torch.testing.assert_close(again(**inputs).logits, changed)
+        torch.testing.assert_close(again(**inputs).logps, changed)
 
 
 @pytest.mark.parametrize("name", NAMES)
