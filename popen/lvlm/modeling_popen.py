@@ -116,6 +116,8 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         if not torch.cuda.is_available():
             raise DataError(f"attn_implementation {FLEX}: no CUDA device is here, and it trains on no other; leave it")
         language = self.backbone.model.get_submodule(self.family.language_model)
+        if self.family.takes_flex:
+            language._supports_flex_attn = True
         try:
             language.set_attn_implementation(FLEX, **kwargs)
         except ValueError as error:
