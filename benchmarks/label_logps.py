@@ -24,7 +24,7 @@ def main() -> None:
     args = parser(__doc__, turns=3).parse_args()
     on_gpu = torch.cuda.is_available()
     width, dtype = (4096, torch.bfloat16) if on_gpu else (512, torch.float32)  # LLaVA-7B's, and an eighth of it
-    tokens = 300 if args.toy else TOKENS
+    tokens = 20 if args.toy else TOKENS
     torch.manual_seed(args.seed)
     head = nn.Linear(8 if args.toy else width, VOCABULARY, bias=False, device=device(), dtype=dtype)
     head.requires_grad_(False)
