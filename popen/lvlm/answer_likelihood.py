@@ -5,7 +5,6 @@ from PIL import Image
 
 from popen.lvlm.inference import ReadAnswers, read_answers
 from popen.lvlm.shifted_views import WORDS, shifted_views
-from popen.objectives.scores import per_token_logps
 
 
 @torch.no_grad()
@@ -32,10 +31,13 @@ def view_logps(
 
 def answer_logps(model, batch: ReadAnswers) -> torch.Tensor:
     """log p of each answer of a batch of `read_answers`, (n,)."""
-    logps = per_token_logps(answer_logits(model, batch), batch.inputs["token_labels"]).float()
+    states = batch.hidden[batch.inputs["token_row"], batch.inputs["token_predictor"]]
+    logps = model.label_logps(states, batch.inputs["token_labels"]).float()
     return torch.zeros(len(batch.order), device=logps.device).index_add(0, batch.inputs["token_sequence"], logps)
 
 
-def answer_logits(model, batch: ReadAnswers) -> torch.Tensor:
-    """What predicts each token of a batch's answers, (N, V)."""
-    return model.get_output_embeddings()(batch.hidden[batch.inputs["token_row"], batch.inputs["token_predictor"]])
+def answer_logits(model, batch: ReadAnswers, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ids (n,) of one answer of a batch, and what predicts each, (n, V)."""
+    own = batch.inputs["token_sequence"] == number
+    states = batch.hidden[batch.inputs["token_row"][own], batch.inputs["token_predictor"][own]]
+    return batch.inputs["token_labels"][own], model.get_output_embeddings()(states)

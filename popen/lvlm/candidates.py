@@ -15,7 +15,6 @@ from popen.lvlm.inference import generate_drafts
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import preference_branches, stack_rows
 from popen.lvlm.processing_popen import PopenProcessor
-from popen.objectives.scores import per_token_logps
 from popen.preference.correcting import CORRECT, Correction, changed_tokens, correct_all_with_truth
 from popen.preference.hallucination import mentions
 from popen.preference.judging import iou_with_truth
@@ -99,8 +98,8 @@ def _with_reference(gallery: Gallery, rows, samples, first_row, batch_size) -> l
         shown = gallery.show([samples[r["row"] - first_row].image for r in part], [r["row"] for r in part])
         pictures = shown.pictures.of_rows(shown.rows)
         hidden, _ = model.read(inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], pictures)
-        logits = model.get_output_embeddings()(hidden[inputs["token_row"], inputs["token_predictor"]])
-        logps = per_token_logps(logits, inputs["token_labels"]).float()
+        states = hidden[inputs["token_row"], inputs["token_predictor"]]
+        logps = model.label_logps(states, inputs["token_labels"]).float()
         for number, row in enumerate(part):
             row["ref_chosen_logps"] = logps[inputs["token_sequence"] == 2 * number].tolist()
             row["ref_rejected_logps"] = logps[inputs["token_sequence"] == 2 * number + 1].tolist()

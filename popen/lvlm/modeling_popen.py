@@ -13,6 +13,7 @@ from popen.lvlm.codebook import Codebook
 from popen.lvlm.configuration_popen import PopenConfig
 from popen.lvlm.encoded_pictures import EncodedPictures
 from popen.lvlm.families import family_of
+from popen.lvlm.label_logps import label_logps
 from popen.lvlm.mask_decoder import MaskDecoder
 from popen.lvlm.pixel_encoder import PixelEncoder, PixelFusion
 from popen.lvlm.pixellm_blocks import PixelLMEncoder, PixelLMMaskDecoder, PixelLMProjector
@@ -21,7 +22,6 @@ from popen.lvlm.row_attention import EAGER, FLEX, row_attention
 from popen.lvlm.tiny_vit import window_offsets
 from popen.objectives.alignment import looking_loss, naming_loss, pooled_tokens, token_cover
 from popen.objectives.masks import bce_loss, dice_loss, iou_regression_loss, refined_bce_loss, refinement_weights
-from popen.objectives.scores import per_token_logps
 
 
 @dataclass
@@ -32,7 +32,7 @@ class PopenOutput(ModelOutput):
 
     Args:
         loss: weighted sum of the parts below, where labels and masks were given.
-        logits: (N, V) for completion tokens only. logps: (N,) log-probability of each label.
+        logps: (N,) log-probability of each label; its logits are not kept (`label_logps`).
         embeddings: (T, L, D) segmentation embeddings. mask_logits: (T, h, w). predicted_iou: (T,) in 0..1.
         features: the pixel encoder's maps, coarse first.
     """
@@ -44,7 +44,6 @@ class PopenOutput(ModelOutput):
     quality_loss: torch.Tensor | None = None
     look_loss: torch.Tensor | None = None
     name_loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
     logps: torch.Tensor | None = None
     embeddings: torch.Tensor | None = None
     mask_logits: torch.Tensor | None = None
@@ -117,6 +116,8 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         if not torch.cuda.is_available():
             raise DataError(f"attn_implementation {FLEX}: no CUDA device is here, and it trains on no other; leave it")
         language = self.backbone.model.get_submodule(self.family.language_model)
+        if self.family.takes_flex:
+            language._supports_flex_attn = True
         try:
             language.set_attn_implementation(FLEX, **kwargs)
         except ValueError as error:
@@ -199,6 +200,10 @@ class PopenForReasoningSegmentation(PreTrainedModel):
             **options,
         )
 
+    def label_logps(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Log-probability of each label (N,) as the token after its hidden state (N, H)."""
+        return label_logps(self.get_output_embeddings(), states, labels, self.config.get_text_config().vocab_size)
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -247,12 +252,10 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         pictures = self.encode_pictures(pixel_values)
         look = bool(self.config.look_weight) and look_row is not None and target_masks is not None
         hidden, attention = self.read(input_ids, position_ids, attention_mask, pictures, look, spans)
-        logits = self.get_output_embeddings()(hidden[token_row, token_predictor])
-        logps = per_token_logps(logits, token_labels)
+        logps = self.label_logps(hidden[token_row, token_predictor], token_labels)
         embeddings = self.codebook(hidden[target_row[:, None], target_predictor])
         mask_logits, predicted_iou = self.decode_masks(pictures.features, target_row, embeddings)
         output = PopenOutput(
-            logits=logits,
             logps=logps,
             embeddings=embeddings,
             mask_logits=mask_logits,

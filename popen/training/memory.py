@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
+from popen.lvlm.label_logps import tokens_at_once
+
 GIB = 2**30
 HALF, SINGLE = 2, 4  # bytes of bfloat16 and float32
 MASTER_AND_MOMENTS = 3 * SINGLE  # AdamW in mixed precision: a float32 copy of a weight and its two moments
+TRAINED_LOGIT = 4 * SINGLE  # itself, its exponential and two parts of its gradient
+READ_LOGIT = 2 * SINGLE  # itself and its exponential
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def footprint(parameters: int, trainable: int, shape: Shape, rows: int, devices:
         weights=HALF * parameters // split[3],
         gradients=HALF * trainable // split[2],
         optimizer=MASTER_AND_MOMENTS * trainable // split[1],
-        activations=rows * row_activations(shape),
+        activations=step_activations(shape, rows),
     )
 
 
@@ -101,25 +105,35 @@ def quantised_footprint(
         weights=quantised_bytes(quantised, nested) + SINGLE * (parameters - quantised),
         gradients=SINGLE * trainable,
         optimizer=2 * SINGLE * trainable,
-        activations=rows * row_activations(shape),
+        activations=step_activations(shape, rows),
     )
 
 
+def step_activations(shape: Shape, rows: int) -> int:
+    """Bytes that packed rows keep, and the logits of their answers."""
+    logits = logits_at_once(rows * shape.answer_tokens, shape.vocabulary)
+    return rows * row_activations(shape) + logits * TRAINED_LOGIT
+
+
+def logits_at_once(tokens: int, vocabulary: int) -> int:
+    """How many logits are in memory together: of all tokens or of a piece."""
+    return min(tokens, tokens_at_once(vocabulary)) * vocabulary
+
+
 def row_activations(shape: Shape) -> int:
-    """Bytes that one packed row keeps: the input of every layer, one layer at work, attention mask, logits, masks.
+    """Bytes that one packed row keeps: the input of every layer, one layer at work, attention mask, masks.
 
     With activation checkpointing a layer's inside is there only while its gradient is computed: queries, keys,
-    values, attention output and norms (≈ 8 H per token) and the gated MLP (≈ 4 I). Logits are kept for answer tokens
-    only, in bfloat16 and float32 with their gradient. A target has feature maps at 1/14 of the canvas, twice doubled.
+    values, attention output and norms (≈ 8 H per token) and the gated MLP (≈ 4 I). A target has feature maps at 1/14
+    of the canvas, twice doubled.
     """
     tokens = shape.row_tokens
     between_layers = shape.layers * tokens * shape.hidden * HALF
     one_layer = tokens * (8 * shape.hidden + 4 * shape.intermediate) * HALF
     mask = tokens * tokens
-    logits = shape.answer_tokens * shape.vocabulary * (HALF + 2 * SINGLE)
     coarse = (shape.canvas // 14) ** 2
     decoder = shape.targets * (coarse + 4 * coarse) * shape.decoder_dim * 24 * HALF
-    return between_layers + one_layer + mask + logits + decoder
+    return between_layers + one_layer + mask + decoder
 
 
 def step_seconds(
@@ -142,8 +156,8 @@ def mining_bytes(parameters: int, shape: Shape, key_value_width: int, questions:
         key_value_width: entries of a token's keys in one layer, heads that share them counted once.
     """
     cache = 2 * shape.layers * key_value_width * HALF * shape.row_tokens
-    logits = shape.answer_tokens * shape.vocabulary * (HALF + 2 * SINGLE)
-    return HALF * parameters + questions * (cache + logits)
+    logits = logits_at_once(questions * shape.answer_tokens, shape.vocabulary)
+    return HALF * parameters + questions * cache + logits * READ_LOGIT
 
 
 def mining_seconds(

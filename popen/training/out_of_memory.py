@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from popen.data.safe_io import DataError
 from popen.lvlm.out_of_memory import reason
 from popen.training.activations import activations, without_memory
+from popen.training.memory import TRAINED_LOGIT, logits_at_once
 from popen.training.optimizer_states import Trained, optimizer_name, state_bytes
 
 SPARE = 0.1  # of the memory, as in `popen plan`
@@ -92,7 +93,7 @@ def rows_that_fit(
     """How many rows of a batch fit beside weights, gradients and optimizer states, a tenth left free; 0 or more.
 
     The step is followed as in `popen plan`, on tensors without content, for the batch as it is, which is padded to
-    its longest row; fewer rows are taken to need their share of it.
+    its longest row; fewer rows are taken to need their share of it, and as many logits at once.
 
     Args:
         batch: what the model is given for `rows` rows. memory: of the device, in bytes.
@@ -106,5 +107,7 @@ def rows_that_fit(
     empty, mode = without_memory(copy.deepcopy(model, shared))  # modules are copied, weights are not
     compute = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     on_processor = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    peak = activations(empty, mode, on_processor, compute).peak
-    return max(0, int((1 - SPARE) * memory - fixed) * rows // peak)
+    logits = logits_at_once(len(batch.get("token_labels", ())), model.config.get_text_config().vocab_size)
+    fixed += logits * TRAINED_LOGIT
+    of_rows = activations(empty, mode, on_processor, compute).peak - logits * TRAINED_LOGIT
+    return max(0, int((1 - SPARE) * memory - fixed) * rows // of_rows)

@@ -1,11 +1,14 @@
 """What a training will take on each device, before it runs: `popen plan`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from tqdm.auto import tqdm
 
+from popen.lvlm.label_logps import tokens_at_once
 from popen.training.activations import Activations, activations, without_memory
 from popen.training.launch import Launch
 from popen.training.memory import GIB, HALF, SINGLE, quantised_bytes, zero_split
@@ -18,11 +21,34 @@ SPARE = 0.1  # of the memory: fragmentation, communication buffers and workspace
 
 
 @dataclass(frozen=True)
+class Growth:
+    """Activations that grow evenly from a micro-batch of `rows` rows on: `first` of these, `second` of one more."""
+
+    rows: int
+    first: Activations
+    second: Activations
+
+    def of(self, rows: int) -> Activations:
+        """Of a micro-batch of so many rows."""
+        more = rows - self.rows
+        return Activations(
+            self.first.kept + more * (self.second.kept - self.first.kept),
+            self.first.peak + more * (self.second.peak - self.first.peak),
+        )
+
+    def most(self, room: int) -> int:
+        """Rows of the largest micro-batch whose peak has room; fewer than `rows` where not even the first has."""
+        left = room - self.first.peak
+        return self.rows + left // (self.second.peak - self.first.peak) if left >= 0 else self.rows - 1
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Bytes on each device; activations of micro-batches of one and of two rows, between which they grow evenly.
+    """Bytes on each device.
 
     Args:
         parameters, trained: numbers of weights. rows: the micro-batch that is asked for. row_tokens: of a row.
+        growths: of activations, from one row on, and from the micro-batch on whose logits no longer fit into a piece.
         memory: of the device. optimizer_name: transformers' name.
     """
 
@@ -32,8 +58,7 @@ class Plan:
     gradients: int
     optimizer: int
     optimizer_name: str
-    one_row: Activations
-    two_rows: Activations
+    growths: tuple[Growth, ...]
     rows: int
     row_tokens: int
     memory: int
@@ -43,16 +68,14 @@ class Plan:
         """What no micro-batch changes."""
         return self.weights + self.gradients + self.optimizer
 
+    @property
+    def room(self) -> int:
+        """For activations, where a tenth of the memory stays free."""
+        return int((1 - SPARE) * self.memory) - self.fixed
+
     def activations_of(self, rows: int) -> Activations:
         """Of a micro-batch of so many rows."""
-        kept, peak = (
-            one + (rows - 1) * (two - one)
-            for one, two in (
-                (self.one_row.kept, self.two_rows.kept),
-                (self.one_row.peak, self.two_rows.peak),
-            )
-        )
-        return Activations(kept, peak)
+        return next(growth for growth in reversed(self.growths) if growth.rows <= rows).of(rows)
 
     def total(self, rows: int) -> int:
         return self.fixed + self.activations_of(rows).peak
@@ -60,8 +83,11 @@ class Plan:
     @property
     def largest(self) -> int:
         """Rows of the largest micro-batch that leaves a tenth of the memory free; 0 where not even one does."""
-        room = int((1 - SPARE) * self.memory) - self.total(1)
-        return 0 if room < 0 else 1 + room // (self.two_rows.peak - self.one_row.peak)
+        *before, last = self.growths
+        for growth, following in zip(before, self.growths[1:], strict=True):
+            if growth.most(self.room) < following.rows - 1:
+                return growth.most(self.room)
+        return last.most(self.room)
 
     def lines(self) -> list[str]:
         """A table, one line for each part, and the verdict."""
@@ -93,6 +119,7 @@ def plan(run: PlannedRun, launch: Launch, memory: int) -> Plan:
     """
     _, row_tokens = run.heaviest
     model = run.model()
+    pieces_from = 1 + tokens_at_once(model.config.get_text_config().vocab_size) // len(run.batch(1)["token_labels"])
     compute = _compute(run, launch)
     if launch.engine == "fsdp" and compute is not None:  # accelerate widens what is trained
         for parameter in model.parameters():
@@ -112,14 +139,17 @@ def plan(run: PlannedRun, launch: Launch, memory: int) -> Plan:
         model = model.to(compute)
     elif launch.engine == "copies" and launch.processes > 1:
         gradients *= 2  # DistributedDataParallel holds them once more, in the buckets it sends
-    one, two = _activations(run, model, None if engine_casts else compute, compute if engine_casts else None)
-    return Plan(
+    follow = partial(_follow, run, *without_memory(model), compute, engine_casts)
+    found = Plan(
         parameters, count,
         0 if launch.offloads_weights else weights // split[3],
         gradients // split[2],
         0 if launch.offloads_optimizer else states // split[1],
-        optimizer_name(run.training), one, two, run.training.per_device_train_batch_size, row_tokens, memory,
+        optimizer_name(run.training), (follow(1),), run.training.per_device_train_batch_size, row_tokens, memory,
     )  # fmt: skip
+    if 1 < pieces_from <= max(found.rows, found.largest + 1):
+        found = replace(found, growths=(*found.growths, follow(pieces_from)))
+    return found
 
 
 def _compute(run: PlannedRun, launch: Launch) -> torch.dtype | None:
@@ -159,15 +189,14 @@ def _without_adapters(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _activations(
-    run: PlannedRun, model: nn.Module, autocast: torch.dtype | None, cast: torch.dtype | None
-) -> list[Activations]:
-    """Of micro-batches of one and of two rows; `cast` is what an engine makes of the inputs' dtype."""
-    empty, mode = without_memory(model)
+def _follow(
+    run: PlannedRun, model: nn.Module, mode: FakeTensorMode, compute: torch.dtype | None, engine_casts: bool, rows: int
+) -> Growth:
+    """Activations from `rows` rows on; an engine that casts has the model in `compute` and casts the inputs."""
     found = []
-    for rows in tqdm((1, 2), desc="following a step", unit="micro-batch"):
-        batch = run.batch(rows)
-        if cast is not None:
-            batch = {name: t.to(cast) if t.is_floating_point() else t for name, t in batch.items()}
-        found.append(activations(empty, mode, batch, autocast))
-    return found
+    for size in tqdm((rows, rows + 1), desc="following a step", unit="micro-batch"):
+        batch = run.batch(size)
+        if engine_casts:
+            batch = {name: t.to(compute) if t.is_floating_point() else t for name, t in batch.items()}
+        found.append(activations(model, mode, batch, None if engine_casts else compute))
+    return Growth(rows, *found)

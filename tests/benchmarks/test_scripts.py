@@ -12,7 +12,7 @@ from tests.launching import launch_forked
 
 IN_PROCESS = (
     "medical_step", "preference_step", "sft_step", "segment", "ensemble", "mining", "evaluation", "growth",
-    "planned_memory",
+    "planned_memory", "label_logps",
 )  # fmt: skip
 
 

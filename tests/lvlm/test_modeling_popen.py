@@ -38,7 +38,7 @@ def model(tiny):
 
 
 def same(a, b):
-    return torch.equal(a.logits, b.logits) and torch.equal(a.mask_logits, b.mask_logits)
+    return torch.equal(a.logps, b.logps) and torch.equal(a.mask_logits, b.mask_logits)
 
 
 def test_loss_is_the_weighted_sum_of_its_parts(model, inputs):
@@ -104,7 +104,7 @@ def test_pictures_alone_are_aligned(model, tiny, samples, inputs):
     parts = {"name": 1.0, "bce": config.bce_weight, "dice": config.dice_weight, "quality": config.quality_weight}
     expected = sum(weight * getattr(output, f"{name}_loss") for name, weight in parts.items())
     torch.testing.assert_close(output.loss, expected)
-    assert output.logits is None
+    assert output.logps is None
     output.loss.backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     for part in ("vision_tower", "pixel_encoder", "mask_decoder", "codebook", "embed_tokens"):
@@ -153,9 +153,11 @@ def test_parts_are_means_over_tokens_and_targets(model, inputs):
     model.config.refinement_alpha = 1.0
     with torch.no_grad():
         output = model(**inputs)
-    torch.testing.assert_close(
-        output.ce_loss, torch.nn.functional.cross_entropy(output.logits, inputs["token_labels"])
-    )
+        pictures = model.encode_pictures(inputs["pixel_values"])
+        hidden, _ = model.read(inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], pictures)
+        words = model.get_output_embeddings()(hidden[inputs["token_row"], inputs["token_predictor"]])
+    assert words.shape == (len(output.logps), model.config.get_text_config().vocab_size)
+    torch.testing.assert_close(output.ce_loss, torch.nn.functional.cross_entropy(words, inputs["token_labels"]))
     logits = torch.nn.functional.interpolate(output.mask_logits[:, None], (96, 96), mode="bilinear")[:, 0]
     bce = bce_loss(logits, inputs["target_masks"], inputs["valid"][inputs["target_row"]])
     torch.testing.assert_close(output.bce_loss, bce.mean())
@@ -178,7 +180,6 @@ def test_shapes_without_masks(model, inputs):
         output = model(**text)
     tokens, targets = len(inputs["token_labels"]), len(inputs["target_row"])
     assert output.bce_loss is output.look_loss is output.name_loss is None and output.loss == output.ce_loss
-    assert output.logits.shape == (tokens, model.config.get_text_config().vocab_size)
     assert output.logps.shape == (tokens,) and output.embeddings.shape == (targets, 2, 16)
     assert output.mask_logits.shape == (targets, 48, 48) and output.predicted_iou.shape == (targets,)
 
@@ -325,7 +326,7 @@ def test_lora(model, inputs, tmp_path):
     optimizer.step()
     with torch.no_grad():
         after = tuned(**inputs)
-        assert not torch.allclose(after.logits, base.logits, atol=1e-5)
+        assert not torch.allclose(after.logps, base.logps, atol=1e-5)
         with tuned.disable_adapter():
             assert same(tuned(**inputs), base)
         tuned.save_pretrained(tmp_path)

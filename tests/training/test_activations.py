@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from popen.data.schema import write_dataset
+from popen.lvlm import label_logps
 from popen.lvlm.tiny import build_tiny
 from popen.training import SegmentationSFTTrainer, SFTArguments
 from popen.training.activations import LiveStorages, activations, kept_for_backward, without_memory
@@ -52,11 +53,19 @@ def measured(loss_of, model):
 
 
 @pytest.mark.parametrize(
-    "size, kind, checkpointed",
-    [("tiny", "SFT", False), ("tiny", "SFT", True), ("larger", "preference", False), ("larger", "preference", True)],
-)
-def test_predicted_is_what_a_trainers_step_keeps(models, samples, size, kind, checkpointed, tmp_path):
-    """Within 2 %: the trainer's own losses save a little beside the model's."""
+    "size, kind, checkpointed, piece",
+    [
+        ("tiny", "SFT", False, None), ("tiny", "SFT", True, None), ("tiny", "SFT", True, 20),
+        ("larger", "preference", False, None), ("larger", "preference", True, None),
+    ],
+)  # fmt: skip
+def test_predicted_is_what_a_trainers_step_keeps(
+    models, samples, size, kind, checkpointed, piece, tmp_path, monkeypatch
+):
+    """Within 2 %: the trainer's own losses save a little beside the model's. With logits in pieces, too."""
+    if piece:
+        words = models[size][0].config.get_text_config().vocab_size
+        monkeypatch.setattr(label_logps, "LOGITS_AT_ONCE", piece * words)
     model, processor = copy.deepcopy(models[size][0]), models[size][1]
     batch = step_batch(kind, model, processor, samples[:2])
     trainer, empty = trainer_of(kind, model, processor, samples[:2], tmp_path), empty_copy(model)

@@ -8,6 +8,7 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from popen.lvlm import label_logps
 from popen.lvlm.packing import supervised_batch
 
 
@@ -21,8 +22,9 @@ def mesh(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # one output is a view, which nobody changes in place
-def test_a_sharded_step_is_a_step(tiny, samples, mesh):
-    """Layers that the backbone's classes name are wrapped, then the rest: loss and gradients are as before."""
+def test_a_sharded_step_is_a_step(tiny, samples, mesh, monkeypatch):
+    """Layers that the backbone's classes name are wrapped, then the rest: loss and gradients are as before, also where
+    the logits are computed in pieces."""
     plain = copy.deepcopy(tiny[0]).train()
     sharded = copy.deepcopy(plain)
     assert "LlamaDecoderLayer" in plain._no_split_modules  # what TRANSFORMER_BASED_WRAP goes by
@@ -33,7 +35,8 @@ def test_a_sharded_step_is_a_step(tiny, samples, mesh):
     batch = supervised_batch(tiny[1], samples[:2])
     inputs = {name: value for name, value in batch.items() if name not in ("token_sequence", "sequence_row")}
     losses = []
-    for model in (plain, sharded):
+    for model, logits in ((plain, 2**25), (sharded, 2**14)):
+        monkeypatch.setattr(label_logps, "LOGITS_AT_ONCE", logits)
         loss = model(**inputs).loss
         loss.backward()
         losses.append(loss.detach())

@@ -57,7 +57,7 @@ def test_training_moves_it_and_switched_off_it_is_the_base(base, tiny, samples, 
     rows = write_dataset((sample(seed) for seed in range(4)), tmp_path / "data", "train")
     inputs = {k: v for k, v in supervised_batch(tiny[1], samples[:2]).items() if k not in ASIDE}
     with torch.no_grad():
-        before = base(**inputs).logits
+        before = base(**inputs).logps
     again = copy.deepcopy(base)
     model = with_lora(base, LoraArguments(use_peft=True, lora_dropout=0.0))
     args = SFTArguments(
@@ -69,15 +69,15 @@ def test_training_moves_it_and_switched_off_it_is_the_base(base, tiny, samples, 
     finish(trainer)
     model.eval()
     with torch.no_grad():
-        after = model(**inputs).logits
+        after = model(**inputs).logps
         assert (after - before).abs().max() > 0.01
         with model.disable_adapter():
-            torch.testing.assert_close(model(**inputs).logits, before)
+            torch.testing.assert_close(model(**inputs).logps, before)
         written = {file.name for file in (tmp_path / "out").iterdir()}
         assert "adapter_model.safetensors" in written
         assert not {"model.safetensors", "training_args.bin"} & written
         loaded = PeftModel.from_pretrained(again, tmp_path / "out").merge_and_unload()
-        torch.testing.assert_close(loaded(**inputs).logits, after, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(loaded(**inputs).logps, after, atol=1e-4, rtol=1e-4)
 
 
 def test_a_folder_with_an_adapter_is_a_model(base, tiny, samples, tmp_path):
@@ -95,7 +95,7 @@ def test_a_folder_with_an_adapter_is_a_model(base, tiny, samples, tmp_path):
     assert type(loaded) is type(own) and processor.prefix_ids == tiny[1].prefix_ids
     inputs = {k: v for k, v in supervised_batch(tiny[1], samples[:1]).items() if k not in (*ASIDE, *LOOKING)}
     with torch.no_grad():
-        torch.testing.assert_close(loaded.eval()(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(loaded.eval()(**inputs).logps, model(**inputs).logps, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import torch
 
 from popen.data.safe_io import DataError
 from popen.data.schema import write_dataset
+from popen.lvlm import label_logps
 from popen.lvlm.out_of_memory import questions_at_a_time
-from popen.training import SegmentationSFTTrainer, SFTArguments
+from popen.training import SegmentationSFTTrainer, SFTArguments, out_of_memory
 from popen.training import callbacks as trainers
-from popen.training.activations import activations
+from popen.training.activations import Activations, activations
 from popen.training.out_of_memory import smaller_batch
 
 SAID = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 80 GiB"
@@ -65,6 +66,24 @@ def test_a_micro_step_names_the_batch(trainer, monkeypatch, room, way_out):
     monkeypatch.setattr(own, "compute_loss", full)
     assert refused(own) == f"step 0: no memory for 4 rows at a time (CUDA out of memory); {way_out}"
     assert all(type(p) is torch.nn.Parameter for p in own.model.parameters())
+
+
+def test_fewer_rows_need_as_many_logits_at_once(trainer, monkeypatch):
+    """A piece of ten tokens takes a hundred times what a row does: beside it, 2.5 rows' room is for two rows, where
+    shares of the whole would make it three."""
+    own = trainer()
+    words = own.model.config.get_text_config().vocab_size
+    monkeypatch.setattr(label_logps, "LOGITS_AT_ONCE", 10 * words)
+    piece = 16 * 10 * words
+    row = piece // 100
+    batch = own.model_inputs(next(iter(own.get_train_dataloader())))
+    assert len(batch["token_labels"]) > 40
+    monkeypatch.setattr(out_of_memory, "activations", lambda *_: Activations(4 * row, piece + 4 * row))
+    whole = sum(p.numel() * p.element_size() for p in own.model.parameters())
+    fixed = 4 * whole + sum(b.numel() * b.element_size() for b in own.model.buffers())
+    for rows, found in ((2.5, 2), (4.5, 4), (0.5, 0)):
+        memory = int((fixed + piece + rows * row) / 0.9)
+        assert out_of_memory.rows_that_fit(own.model, batch, 4, own.args, memory) == found
 
 
 @pytest.mark.parametrize("counted", [None, 4, 9])

@@ -8,17 +8,19 @@ import pytest
 
 from popen.cli import main
 from popen.data.schema import write_dataset
-from popen.training.activations import Activations
+from popen.lvlm import label_logps
+from popen.training.activations import Activations, activations, without_memory
 from popen.training.launch import Launch
 from popen.training.memory import GIB
-from popen.training.plan import Plan, plan
+from popen.training.plan import Growth, Plan, plan
 from popen.training.planned_run import PlannedRun
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 BY_HAND = Plan(
     parameters=10, trained=5, weights=100, gradients=20, optimizer=40, optimizer_name="adamw_torch",
-    one_row=Activations(60, 100), two_rows=Activations(110, 180), rows=3, row_tokens=7, memory=1000,
+    growths=(Growth(1, Activations(60, 100), Activations(110, 180)),), rows=3, row_tokens=7, memory=1000,
 )  # fmt: skip
+IN_PIECES = Growth(5, Activations(100, 420), Activations(130, 450))  # from five rows on their logits are
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,16 @@ def test_activations_grow_evenly_and_the_largest_fits():
     assert BY_HAND.fixed == 160 and BY_HAND.activations_of(3) == Activations(160, 260)
     assert BY_HAND.total(3) == 420 and BY_HAND.largest == 9
     assert BY_HAND.total(9) == 900 and BY_HAND.total(10) > 900
+
+
+def test_logits_in_pieces_grow_less():
+    """Four rows take 340, five 420 and more 30 each; 900 − 160 leave room for ten after the first five."""
+    plan = replace(BY_HAND, growths=(*BY_HAND.growths, IN_PIECES))
+    assert [plan.activations_of(rows).peak for rows in (1, 4, 5, 6, 8)] == [100, 340, 420, 450, 510]
+    assert plan.activations_of(8).kept == 190
+    assert plan.largest == 15 and plan.total(15) <= 900 < plan.total(16)
+    for memory, largest in ((200, 0), (400, 2), (600, 4), (644, 4), (645, 5), (700, 6)):
+        assert replace(plan, memory=memory).largest == largest, memory
 
 
 def test_where_nothing_fits():
@@ -63,8 +75,22 @@ def test_a_whole_model(setting, tiny):
     assert (found.parameters, found.trained) == (parameters, parameters)
     assert (found.weights, found.gradients) == (4 * parameters + buffers, 4 * parameters)
     assert found.optimizer == 8 * parameters
-    assert found.one_row.kept < found.two_rows.kept <= 2 * found.one_row.kept
+    (growth,) = found.growths
+    assert growth.first.kept < growth.second.kept <= 2 * growth.first.kept
     assert found.row_tokens == run.batch(1)["input_ids"].shape[1] and found.rows == 8
+
+
+def test_a_plan_across_pieces_is_what_each_micro_batch_takes(setting, monkeypatch):
+    """Two rows' logits fit into a piece and three rows' do not; of five is predicted what five are found to take."""
+    run = PlannedRun.read(RECIPES / "sft_tiny.yaml", [*setting, "--bf16", "false", "--muon_learning_rate", "0"])
+    tokens, words = len(run.batch(1)["token_labels"]), run.model().config.get_text_config().vocab_size
+    monkeypatch.setattr(label_logps, "LOGITS_AT_ONCE", (5 * tokens // 2) * words)
+    found = plan(run, Launch(), GIB)
+    assert [growth.rows for growth in found.growths] == [1, 3]
+    taken, own = activations(*without_memory(run.model()), run.batch(5), None), found.activations_of(5)
+    assert own.kept == pytest.approx(taken.kept, rel=1e-3) and own.peak == pytest.approx(taken.peak, rel=1e-3)
+    one, two = found.growths[0].first, found.growths[0].second
+    assert abs(own.kept - (4 * two.kept - 3 * one.kept)) > 5 * 4 * tokens * words  # these logits are not kept
 
 
 def test_the_command_and_sharding(setting, capsys):

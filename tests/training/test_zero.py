@@ -22,6 +22,7 @@ import hashlib, json, os, shutil, sys
 from pathlib import Path
 from transformers import TrainerCallback, set_seed
 from popen.data.schema import load_split
+from popen.lvlm import label_logps
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import load_mined
 from popen.training import SegmentationSFTTrainer, SFTArguments
@@ -34,6 +35,8 @@ several = "WORLD_SIZE" in os.environ
 if several:
     import deepspeed  # gloo does what its kernel for memory shared on a CPU would, which takes minutes to compile
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # several pieces of tokens at a time, not equally many on both: under ZeRO-3 each gathers the output embedding
+    label_logps.LOGITS_AT_ONCE = 2**14
 shares = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2 if several else 4}
 rows = load_split(root + "/data", "train")
 

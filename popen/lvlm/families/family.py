@@ -36,6 +36,7 @@ class Family:
     canvas: ClassVar[type[Canvas]] = Canvas  # how pictures are placed on the square
     language_model = "language_model"  # the language model's name inside `backbone.model`
     square_tokens = True  # picture tokens are the rows of a square grid, and nothing else
+    takes_flex = False  # its language model takes FlexAttention, though transformers' class does not say so
 
     def misfit(self, backbone_config, side: int) -> str | None:
         """Why a backbone cannot take square pictures of `side` pixels, and the way out; None where it can."""

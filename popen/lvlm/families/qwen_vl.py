@@ -13,6 +13,7 @@ class Qwen25VL(Family):
     """The tower takes any multiple of patch · merge; picture tokens share one time and have rows and columns."""
 
     image_options: ClassVar[dict[str, Any]] = {"do_resize": False}
+    takes_flex = True  # transformers' flag is of tower and language model together; the latter attends as Llama does
 
     def misfit(self, backbone_config, side: int) -> str | None:
         vision = backbone_config.vision_config
