@@ -17,16 +17,8 @@ from popen.medical.supervised import (
     pareto_guided,
     svls,
 )
-from popen.objectives.preference import conservative_loss, ipo_loss, robust_loss, sigmoid_loss
-from popen.objectives.region_pairs import (
-    RegionObjective,
-    class_mean,
-    image_mean,
-    power,
-    region_dpo,
-    region_mean,
-    total,
-)
+from popen.objectives.region_pairs import RegionObjective
+from popen.preference.mask_objectives import LossOnMargin, MaskMargin, mask_objective
 
 
 @dataclass
@@ -45,13 +37,13 @@ class LossArguments:
     multiplier_rate: float = field(
         default=0.1, metadata={"help": "η of epsilon_constraint; its λ starts at 1, and anew where training resumes."}
     )
-    margin: Literal["region_mean", "sum", "image_mean", "class_mean", "power"] = field(
+    margin: MaskMargin = field(
         default="region_mean", metadata={"help": "How the margin is normalised; region_mean is RN-DPO."}
     )
     alpha: float = field(
         default=0.5, metadata={"help": "α of power, the sum over |R|^α: 0 is the sum, 1 the mean over R."}
     )
-    loss: Literal["sigmoid", "ipo", "cdpo", "rdpo"] = field(default="sigmoid", metadata={"help": "On the margin."})
+    loss: LossOnMargin = field(default="sigmoid", metadata={"help": "On the margin."})
     beta: float = field(default=1.0, metadata={"help": "β of the margin."})
     label_smoothing: float = field(default=0.1, metadata={"help": "ε of cdpo and rdpo."})
 
@@ -63,6 +55,7 @@ class LossArguments:
                 f"interior_limit = {self.interior_limit}, multiplier_rate = {self.multiplier_rate}: the limit cannot "
                 "be negative, and the rate must be above 0"
             )
+        objective_of(self)  # refuses what its margin and its loss cannot take
 
     @property
     def maps(self) -> dict[str, bool]:
@@ -84,11 +77,5 @@ def supervised_of(args: LossArguments, activation: Activation) -> SupervisedLoss
 
 def objective_of(args: LossArguments) -> RegionObjective:
     """The loss on a margin between masks."""
-    margins = {
-        "region_mean": region_mean, "sum": total, "image_mean": image_mean, "class_mean": class_mean,
-        "power": partial(power, alpha=args.alpha),
-    }  # fmt: skip
-    losses = {"sigmoid": sigmoid_loss, "ipo": ipo_loss, "cdpo": conservative_loss, "rdpo": robust_loss}
-    smoothing = {"label_smoothing": args.label_smoothing} if args.loss in ("cdpo", "rdpo") else {}
-    loss = partial(losses[args.loss], beta=args.beta, **smoothing)
-    return partial(region_dpo, margin=margins[args.margin], loss=loss)
+    numbers = {"alpha": args.alpha, "beta": args.beta, "label_smoothing": args.label_smoothing}
+    return mask_objective(args.margin, args.loss, **numbers)
