@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
+from popen.medical.epsilon_constraint import EpsilonConstraint
 from popen.medical.supervised import cross_entropy_dice, fuzzy, geols, intuitionistic, pareto_guided, svls
 from popen.objectives.pairs import MarginLoss
 from popen.objectives.preference import conservative_loss, ipo_loss, robust_loss, sigmoid_loss
@@ -36,7 +37,7 @@ class Arm:
         rounds: parts of the steps that begin with new pairs or labels; `keep_reference` then keeps the base's logits.
         teacher: the pool is for a mean teacher.
         peers: networks of other seeds, trained as the base on the same labelled few, that also give hypotheses.
-        supervised: the loss on labels, without its `activation`.
+        supervised: the loss on labels, without its `activation`; one with a state starts anew in every run.
     """
 
     pool_labels: Literal["none", "consensus", "winners", "truth"] = "none"
@@ -137,5 +138,6 @@ ON_LABELS = {
     "fuzzy": Arm(supervised=partial(fuzzy, band=BAND)),
     "intuitionistic": Arm(supervised=partial(intuitionistic, band=BAND)),
     "pareto": Arm(supervised=partial(pareto_guided, band=BAND)),
+    "epsilon_constraint": Arm(supervised=EpsilonConstraint(BAND, limit=0.05, rate=0.1)),  # as recipes have it
 }
 ARMS = BASELINES | OBJECTIVES | ROUNDS | COMMITTEE | JUDGES | NOISE | ON_LABELS

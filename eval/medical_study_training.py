@@ -11,6 +11,7 @@ from transformers import set_seed
 from eval.mean_teacher import MeanTeacherTrainer
 from eval.medical_study_arms import Arm
 from popen.medical.cohort import Prepared
+from popen.medical.epsilon_constraint import EpsilonConstraint
 from popen.medical.examples import Example, Streams
 from popen.medical.mining import Candidates, MaskMining
 from popen.medical.pair_choices import PairArguments, sampler_of
@@ -90,7 +91,8 @@ def fit(
     kind = MeanTeacherTrainer if arm.teacher else MedicalTrainer
     trainer = kind(
         model, settings, train_dataset=Streams(labelled, pool, views), eval_dataset=dev,
-        supervised=partial(arm.supervised, activation=model.settings.activation), preference=arm.preference,
+        supervised=partial(deepcopy(arm.supervised), activation=model.settings.activation),  # ε's λ starts anew
+        preference=arm.preference,
     )  # fmt: skip
     trainer.train()
     return trainer
@@ -106,7 +108,8 @@ def examples_for(
 ) -> tuple[list[Example], list[Example], dict]:
     """Labelled examples, those of the second stream, and a report on what was mined for it."""
     loss = getattr(arm.supervised, "func", arm.supervised)
-    truths = [case.example(distance=loss in OF_DISTANCES, geodesic=loss is geols) for case in labelled]
+    distance = loss in OF_DISTANCES or isinstance(loss, EpsilonConstraint)
+    truths = [case.example(distance=distance, geodesic=loss is geols) for case in labelled]
     if arm.teacher:
         return truths, [Example(case.picture) for case in pool], {}
     if arm.pool_labels == "truth":

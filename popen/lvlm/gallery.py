@@ -8,6 +8,7 @@ from PIL import Image
 from popen.lvlm.canvas import Canvas
 from popen.lvlm.encoded_pictures import EncodedPictures
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
+from popen.lvlm.pass_size import rows_per_pass
 from popen.lvlm.processing_popen import PopenProcessor
 
 
@@ -29,7 +30,7 @@ class Gallery:
 
     @torch.no_grad()
     def show(self, images: list[Image.Image], numbers: list[int]) -> Shown:
-        """Each distinct picture once; new ones are encoded together.
+        """Each distinct picture once; new ones are encoded together, on a processor few at a time.
 
         Args:
             images: one per row. numbers: what to call each of them in errors.
@@ -38,11 +39,12 @@ class Gallery:
         """
         named = {id(image): (image, f"image {number}") for image, number in zip(images, numbers, strict=True)}
         new = [key for key in named if key not in self._seen]
-        if new:
-            placed = [self.processor.place(*named[key]) for key in new]
+        at_once = rows_per_pass(self.model, self.processor.picture_tokens, max(len(new), 1))
+        for part in (new[start : start + at_once] for start in range(0, len(new), at_once)):
+            placed = [self.processor.place(*named[key]) for key in part]
             pixels = self.processor.pixel_values([square for square, _ in placed])
             encoded = self.model.encode_pictures(pixels.to(self.model.device, self.model.dtype))
-            for place, (key, (_, canvas)) in enumerate(zip(new, placed, strict=True)):
+            for place, (key, (_, canvas)) in enumerate(zip(part, placed, strict=True)):
                 self._seen[key] = (named[key][0], encoded.of_rows([place]), canvas)
         place = {key: row for row, key in enumerate(named)}
         kept = [self._seen[key] for key in named]

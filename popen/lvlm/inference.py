@@ -14,6 +14,7 @@ from popen.lvlm.gallery import Gallery
 from popen.lvlm.generation import generate
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
 from popen.lvlm.packing import question_branches, stack_rows
+from popen.lvlm.pass_size import rows_per_pass
 from popen.lvlm.processing_popen import DecodedAnswer, PopenProcessor
 from popen.lvlm.seeded_sampling import SeededSampling
 
@@ -142,7 +143,7 @@ class ReadAnswers:
 def read_answers(
     model, processor, images, questions, answers, batch_size: int, gallery: Gallery | None = None
 ) -> Iterator[ReadAnswers]:
-    """One forward pass per `batch_size` rows; a row is a picture with at most MOST_BRANCHES of its answers."""
+    """Forward passes of at most `batch_size` rows; a row is a picture with at most MOST_BRANCHES of its answers."""
     _check_lengths(images, questions)
     order: dict[int, list[int]] = {}
     for index, image in enumerate(images):
@@ -150,18 +151,31 @@ def read_answers(
     groups = [own[at : at + MOST_BRANCHES] for own in order.values() for at in range(0, len(own), MOST_BRANCHES)]
     # rows of one batch are padded to the longest; letters stand for tokens
     groups.sort(key=lambda group: sum(len(questions[i]) + len(answers[i]) for i in group))
-    for start in range(0, len(groups), batch_size):
-        batch = groups[start : start + batch_size]
+    for batch, rows in _passes(model, processor, questions, answers, groups, batch_size):
         firsts = [group[0] for group in batch]
         shown = (gallery or Gallery(model, processor)).show([images[i] for i in firsts], firsts)
         pictures = shown.pictures.of_rows(shown.rows)
-        rows = [question_branches(processor, [(questions[i], answers[i]) for i in g], f"row {g[0]}") for g in batch]
         inputs = {k: v.to(model.device) for k, v in stack_rows(rows, processor.tokenizer.pad_token_id).items()}
         hidden, _ = model.read(
             inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], pictures, spans=inputs["spans"]
         )
         flat = [index for group in batch for index in group]
         yield ReadAnswers(flat, inputs, hidden, pictures, [shown.canvases[i] for i in shown.rows])
+
+
+def _passes(model, processor, questions, answers, groups: list[list[int]], most: int) -> Iterator[tuple[list, list]]:
+    """Groups in their order, with their packed rows, as many at a time as one pass should hold."""
+    batch, rows, longest = [], [], 0
+    for group in groups:
+        row = question_branches(processor, [(questions[i], answers[i]) for i in group], f"row {group[0]}")
+        longest = max(longest, len(row.tree.input_ids))
+        if len(batch) >= rows_per_pass(model, longest, most):
+            yield batch, rows
+            batch, rows, longest = [], [], len(row.tree.input_ids)
+        batch.append(group)
+        rows.append(row)
+    if batch:
+        yield batch, rows
 
 
 def draft_answers(model, processor, batch: ReadAnswers, answers: list[str]) -> list[Draft]:

@@ -137,10 +137,11 @@ def test_every_arm_sees_as_many_pictures_a_step(base, arm):
     assert seen == [BUDGET.batch_size] * BUDGET.steps
 
 
-def test_arms_start_from_the_same_base_and_leave_it_alone(base):
+@pytest.mark.parametrize("arm", ["rn_dpo_winner", "epsilon_constraint"])  # the latter's λ must start anew
+def test_arms_start_from_the_same_base_and_leave_it_alone(base, arm):
     before = {name: value.clone() for name, value in base.state_dict().items()}
-    first, _ = train_arm(ARMS["rn_dpo_winner"], base, cases(4), cases(5, 50), cases(2, 80), BUDGET)
-    second, _ = train_arm(ARMS["rn_dpo_winner"], base, cases(4), cases(5, 50), cases(2, 80), BUDGET)
+    first, _ = train_arm(ARMS[arm], base, cases(4), cases(5, 50), cases(2, 80), BUDGET)
+    second, _ = train_arm(ARMS[arm], base, cases(4), cases(5, 50), cases(2, 80), BUDGET)
     assert all(torch.equal(base.state_dict()[name], value) for name, value in before.items())
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), base.parameters(), strict=True))
