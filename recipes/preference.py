@@ -3,6 +3,10 @@
     accelerate launch --config_file accelerate_config.yaml recipes/preference.py --config recipes/preference_tiny.yaml
 
 With `text_weight: 0` and `seg_weight: 0` the same steps on the same data are plain continued SFT: the control.
+L_s is RN-DPO's on the masks by default; `seg_margin` and `seg_loss` take the rest of the family of recipes/medical.py:
+
+    … --seg_margin power --seg_alpha 0.5 --seg_loss rdpo --seg_label_smoothing 0.1
+
 `--reference live` computes the reference at every step: also for preferences that were mined from another model.
 """
 

@@ -10,6 +10,11 @@ Several data sets are mixed at given rates, here at LISA's:
 
 `runs/vqa` is words alone, as data_tools/convert_llava.py writes them.
 
+`mask_loss` names what masks learn from instead of cross-entropy and Dice, as `supervised` of recipes/medical.py does
+(docs/mask_losses.md):
+
+    … --mask_loss fuzzy --band 2
+
 `resume_from_checkpoint: true` goes on from the newest whole checkpoint in `output_dir`.
 """
 
@@ -23,6 +28,7 @@ from popen.recipe import run
 from popen.training import SegmentationSFTTrainer, SFTArguments
 from popen.training.callbacks import finish, resume_path, use_all_cores
 from popen.training.lora import ALL_WEIGHTS, LoraArguments, with_lora
+from popen.training.mask_loss import BCE_DICE, MaskLossArguments, mask_loss_of
 from popen.training.optimizer_states import check_optimizer
 from popen.training.quantisation import (
     FULL_PRECISION,
@@ -63,6 +69,7 @@ def main(
     training: SFTArguments,
     lora: LoraArguments = ALL_WEIGHTS,
     quantisation: QuantisationArguments = FULL_PRECISION,
+    masks: MaskLossArguments = BCE_DICE,
 ) -> None:
     check_quantisation(quantisation, lora, script.model_name_or_path)
     check_optimizer(training)
@@ -82,10 +89,12 @@ def main(
     rows = load_mixture(script.dataset, script.split, script.rates, training.seed)
     if script.max_rows is not None:
         rows = rows.select(range(min(script.max_rows, len(rows))))
-    trainer = SegmentationSFTTrainer(model, training, train_dataset=rows, processor=processor)
+    trainer = SegmentationSFTTrainer(
+        model, training, train_dataset=rows, processor=processor, mask_loss=mask_loss_of(masks)
+    )
     trainer.train(resume_from_checkpoint=resume_path(training))
     finish(trainer)
 
 
 if __name__ == "__main__":
-    run(main, ScriptArguments, SFTArguments, LoraArguments, QuantisationArguments)
+    run(main, ScriptArguments, SFTArguments, LoraArguments, QuantisationArguments, MaskLossArguments)

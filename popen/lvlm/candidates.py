@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from popen.data.schema import Question, Sample
-from popen.lvlm.canvas import Canvas
+from popen.lvlm.canvas import Canvas, counted_cells
 from popen.lvlm.gallery import Gallery
 from popen.lvlm.hypotheses import decode_hypotheses
 from popen.lvlm.inference import generate_drafts
@@ -130,7 +129,7 @@ def seg_row(
     evidence = model.preference_head.evidence(candidates_TKLD, logits - threshold, maps[-1])
     valid = torch.from_numpy(~sample.decoded_ignore())
     truths = np.concatenate([question.decoded_masks(*valid.shape) for question in sample.questions])
-    counts = F.adaptive_avg_pool2d(canvas.valid(~valid.numpy())[None].float(), logits.shape[-2:])[0] > 0.5
+    counts = counted_cells(canvas.valid(~valid.numpy())[None], logits.shape[-2:])[0]
     outcomes = []
     for index, truth in enumerate(torch.from_numpy(truths)):
         masks = canvas.restore(logits[index]).cpu() > threshold

@@ -62,6 +62,11 @@ class Canvas:
         return F.interpolate(crop[None], (self.height, self.width), mode="bilinear")[0]
 
 
+def counted_cells(valid_BSS: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """Cells of the mask decoder's grid that count, bool (B, *size): more than half of their canvas pixels do."""
+    return F.adaptive_avg_pool2d(valid_BSS[:, None].float(), size)[:, 0] > 0.5
+
+
 class PixelLMCanvas(Canvas):
     """As PixelLM places pictures: SAM's rounding, bilinear resizing, and padding that is marked as transparent."""
 

@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
 
-def signed_distance(masks: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def signed_distance(masks: np.ndarray, spacing: Sequence[float], valid: np.ndarray | None = None) -> np.ndarray:
     """Signed Euclidean distance of every pixel to the other side of its mask, positive inside.
 
     d_i = min_{j∉Y} ‖x_i − x_j‖ for i ∈ Y,   −min_{j∈Y} ‖x_i − x_j‖ for i ∉ Y
@@ -23,26 +23,30 @@ def signed_distance(masks: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     Args:
         masks: bool (..., *spatial), 2-D or 3-D; each on its own.
         spacing: mm between pixel centres along every spatial axis; its length says how many there are.
+        valid: bool (*spatial), the pixels that count, all by default; others are on neither side, so that a mask has
+            no boundary where it meets padding.
     Returns:
         float32 in mm, shaped as the masks; +inf where a mask is full, −inf where it is empty.
     Raises:
-        ValueError: masks are not bool or have fewer axes than the spacing, or a spacing is not a positive number.
+        ValueError: masks are not bool or have fewer axes than the spacing, a spacing is not a positive number, or
+            valid is not bool (*spatial).
     """
     _check(masks=masks, spacing=spacing)
-    distances = np.empty(masks.shape, np.float32)
     axes = len(spacing)
+    counted = _counted(valid, masks.shape[-axes:])
+    distances = np.empty(masks.shape, np.float32)
     for place in np.ndindex(masks.shape[:-axes]):
         mask = masks[place]
-        if mask.all() or not mask.any():
-            distances[place] = np.inf if mask.all() else -np.inf
-        else:
-            inside, outside = (ndimage.distance_transform_edt(side, sampling=spacing) for side in (mask, ~mask))
-            distances[place] = inside - outside
+        distances[place] = np.where(mask, _away_from(~mask & counted, spacing), -_away_from(mask & counted, spacing))
     return distances
 
 
 def geodesic_distance(
-    image: np.ndarray, seeds: np.ndarray, spacing: Sequence[float], gradient_weight: float
+    image: np.ndarray,
+    seeds: np.ndarray,
+    spacing: Sequence[float],
+    gradient_weight: float,
+    valid: np.ndarray | None = None,
 ) -> np.ndarray:
     """Length of the shortest path from the seeds, on which a change of intensity counts as a way to go.
 
@@ -57,13 +61,16 @@ def geodesic_distance(
         seeds: bool (*spatial).
         spacing: mm between pixel centres along every spatial axis.
         gradient_weight: λ in 0..1.
+        valid: bool (*spatial), the pixels that paths may pass, all by default.
     Returns:
-        float32 (*spatial) >= 0; 0 on the seeds, inf where there are none.
+        float32 (*spatial) >= 0; 0 on the seeds, inf where no path leads.
     Raises:
         ValueError: seeds are not bool or not the image's without C, the image is not finite, a spacing is not a
-            positive number, or gradient_weight is out of range.
+            positive number, gradient_weight is out of range, or valid is not bool (*spatial).
     """
     _check_picture(image, seeds, spacing, gradient_weight)
+    counted = _counted(valid, seeds.shape)
+    seeds = seeds & counted
     if not seeds.any():
         return np.full(seeds.shape, np.inf, np.float32)
     index = np.arange(seeds.size).reshape(seeds.shape)
@@ -74,9 +81,10 @@ def geodesic_distance(
         there = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(step, seeds.shape, strict=True))
         space = sum((s * mm) ** 2 for s, mm in zip(step, spacing, strict=True))
         change = np.square(image[:, *there].astype(np.float64) - image[:, *here]).sum(0)
-        starts.append(index[here].ravel())
-        ends.append(index[there].ravel())
-        costs.append(np.sqrt((1 - gradient_weight) * space + gradient_weight * change).ravel())
+        open_ = counted[here] & counted[there]
+        starts.append(index[here][open_])
+        ends.append(index[there][open_])
+        costs.append(np.sqrt((1 - gradient_weight) * space + gradient_weight * change)[open_])
     edges = np.concatenate(costs), (np.concatenate(starts), np.concatenate(ends))
     graph = coo_array(edges, shape=(seeds.size, seeds.size)).tocsr()  # keeps edges of length 0
     found = dijkstra(graph, directed=False, indices=np.flatnonzero(seeds), min_only=True)
@@ -84,7 +92,11 @@ def geodesic_distance(
 
 
 def geodesic_membership(
-    image: np.ndarray, masks: np.ndarray, spacing: Sequence[float], gradient_weight: float
+    image: np.ndarray,
+    masks: np.ndarray,
+    spacing: Sequence[float],
+    gradient_weight: float,
+    valid: np.ndarray | None = None,
 ) -> np.ndarray:
     """How much each pixel belongs to each region by its geodesic distance to the region's core (GeoLS, MIDL 2023).
 
@@ -96,20 +108,24 @@ def geodesic_membership(
     Args:
         image: float (C, *spatial), scaled as `geodesic_distance` says.
         masks: bool (K, *spatial).
-        spacing, gradient_weight: as `geodesic_distance`.
+        spacing, gradient_weight, valid: as `geodesic_distance`; D̄ and m are over the pixels that a path leads to and
+            the pixels that count.
     Returns:
-        float32 (K, *spatial) in 0..1; 1 on the core, 0 everywhere for an empty region.
+        float32 (K, *spatial) in 0..1; 1 on the core, 0 everywhere for an empty region, and where no path leads.
     Raises:
         ValueError: as `geodesic_distance`.
     """
     _check(masks=masks, spacing=spacing)
+    counted = _counted(valid, masks.shape[1:])
     membership = np.zeros(masks.shape, np.float32)
     for k, mask in enumerate(masks):
-        distance = geodesic_distance(image, _core(mask, spacing), spacing, gradient_weight)
-        if mask.any():
-            near = np.exp(-distance / max(float(distance.mean()), np.finfo(np.float32).tiny))
-            least = near.min()
-            membership[k] = (near - least) / (1 - least) if least < 1 else 1
+        core = _core(mask, spacing, counted)
+        distance = geodesic_distance(image, core, spacing, gradient_weight, valid)
+        if core.any():
+            mean = float(distance[np.isfinite(distance)].mean())
+            near = np.exp(-distance / max(mean, np.finfo(np.float32).tiny))
+            least = near[counted].min()
+            membership[k] = np.where(counted, (near - least) / (1 - least) if least < 1 else 1, 0)
     return membership
 
 
@@ -131,14 +147,30 @@ def one_hot_geodesic_membership(
     return membership
 
 
-def _core(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def _core(mask: np.ndarray, spacing: Sequence[float], counted: np.ndarray) -> np.ndarray:
     """Pixels at least half as deep as the deepest of their connected part."""
-    if mask.all():
+    outside, mask = ~mask & counted, mask & counted
+    if not outside.any():
         return mask
-    depth = ndimage.distance_transform_edt(mask, sampling=spacing)
+    depth = _away_from(outside, spacing)
     parts, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
     deepest = ndimage.maximum(depth, parts, range(count + 1))  # of background first
     return mask & (2 * depth >= np.asarray(deepest)[parts])
+
+
+def _away_from(pixels: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Euclidean distance of each pixel to the nearest of some; inf where there are none."""
+    if not pixels.any():
+        return np.full(pixels.shape, np.inf)
+    return ndimage.distance_transform_edt(~pixels, sampling=spacing)
+
+
+def _counted(valid: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    if valid is None:
+        return np.ones(shape, bool)
+    if valid.dtype != np.bool_ or valid.shape != tuple(shape):
+        raise ValueError(f"valid must be bool {tuple(shape)}, got {valid.dtype} {valid.shape}")
+    return valid
 
 
 def _check(masks: np.ndarray, spacing: Sequence[float]) -> None:

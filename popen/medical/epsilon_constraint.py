@@ -13,8 +13,9 @@ class EpsilonConstraint:
     """L = L_B + λ L_I + Dice, and after each training batch λ ← [λ + η (L_I − ε)]₊ (reconstruction).
 
     L_I, L_B and Dice are those of `popen.medical.supervised.interior_boundary`. λ belongs to this object: it goes on
-    through all the stages that share it, and is no part of a checkpoint, so a resumed training begins with the first λ
-    again. Processes that train together have one λ, from the mean of their L_I.
+    through all the stages that share it, and is no part of `MedicalTrainer`'s checkpoints, so a training that resumes
+    from one begins with the first λ again. Processes that train together have one λ, from the mean of L_I over all
+    their pictures; where none has one, λ stays.
 
     Args:
         band: pixels to either side of a boundary that count as uncertain. limit: ε >= 0 of L_I, in nats.
@@ -38,15 +39,17 @@ class EpsilonConstraint:
         interior, boundary, dice = interior_boundary(labelled, activation, self.band)
         parts = {"interior": self.multiplier * interior, "boundary": boundary, "dice": dice}
         if interior.requires_grad:
-            mean = _mean_over_processes(interior)
-            if math.isfinite(mean):  # the trainer leaves any other step out
+            mean = _mean_over_processes(interior, len(labelled.masks))
+            if mean is not None and math.isfinite(mean):  # the trainer leaves any other step out
                 self.multiplier = constraint_multiplier(self.multiplier, mean, self.limit, self.rate)
         return parts
 
 
-def _mean_over_processes(loss: torch.Tensor) -> float:
-    mean = loss.detach().clone()
+def _mean_over_processes(loss: torch.Tensor, pictures: int) -> float | None:
+    """Of a loss that is the mean over this process's pictures; None without any on all of them."""
+    total, count = loss.detach() * pictures, loss.new_tensor(pictures)
     if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(mean)
-        mean = mean / distributed.get_world_size()
-    return float(mean)
+        both = torch.stack([total, count])
+        distributed.all_reduce(both)
+        total, count = both
+    return float(total / count) if count > 0 else None

@@ -41,7 +41,9 @@ class Labelled:
     `levels` are the logits (N, K, *spatial) of every level of deep supervision, the full resolution first; `masks`
     bool (N, K, *spatial); `distance` the signed distance to each mask's boundary in pixels, positive inside,
     and `geodesic` the membership of `popen.medical.boundary`, both float, shaped as the masks, or None where a loss
-    does not ask for them; `progress` the share of the training that is done, 0..1.
+    does not ask for them; `progress` the share of the training that is done, 0..1. `valid` bool (N, 1, *spatial) are
+    the pixels that count, all by default; what any other holds changes neither losses nor gradients. N may be 0: the
+    parts are then 0.
     """
 
     levels: tuple[torch.Tensor, ...]
@@ -49,13 +51,23 @@ class Labelled:
     distance: torch.Tensor | None
     geodesic: torch.Tensor | None
     progress: float
+    valid: torch.Tensor | None = None
+
+    def __post_init__(self):
+        if self.valid is not None and any(own.shape[2:] != self.valid.shape[2:] for own in self.levels):
+            raise ValueError("valid: pixels that do not count are known at the full resolution; give that level alone")
 
     def only(self, row: int) -> "Labelled":
         """One of the N pictures."""
         one = slice(row, row + 1)
-        distance, geodesic = (None if own is None else own[one] for own in (self.distance, self.geodesic))
+        maps = (self.distance, self.geodesic, self.valid)
+        distance, geodesic, valid = (None if own is None else own[one] for own in maps)
         levels = tuple(level[one] for level in self.levels)
-        return Labelled(levels, self.masks[one], distance, geodesic, self.progress)
+        return Labelled(levels, self.masks[one], distance, geodesic, self.progress, valid)
+
+    def counted(self, logits: torch.Tensor) -> torch.Tensor:
+        """Which pixels of a level count, bool (N, 1, *its pixels)."""
+        return torch.ones_like(logits[:, :1], dtype=torch.bool) if self.valid is None else self.valid
 
 
 SupervisedLoss = Callable[[Labelled], Parts]  # named parts; their sum is the loss
@@ -86,7 +98,7 @@ def cross_entropy_dice(labelled: Labelled, activation: Activation) -> Parts:
 
 def svls(labelled: Labelled, activation: Activation, sigma: float = 1.0) -> Parts:
     """The same against labels smoothed by their neighbourhood (SVLS)."""
-    return _on_levels(labelled, spatially_varying_labels(labelled.masks, sigma), None, activation)
+    return _on_levels(labelled, spatially_varying_labels(labelled.masks, sigma, labelled.valid), None, activation)
 
 
 def geols(labelled: Labelled, activation: Activation, alpha: float = 0.1) -> Parts:
@@ -138,10 +150,12 @@ def interior_boundary(
     interior, boundary, dice = (targets.new_zeros(()) for _ in range(3))
     for share, logits in _levels(labelled):
         own, near = (_resized(tensor, logits.shape[2:]) for tensor in (targets, edge.to(targets.dtype)))
-        near = near[:, 0] if activation == "softmax" else near
-        apart, across = region_losses(loss, logits, own, near, torch.ones_like(near, dtype=torch.bool))
-        interior, boundary = interior + share * apart.mean(), boundary + share * across.mean()
-        dice = dice + share * _dice(logits, own, activation)
+        counted = labelled.counted(logits).expand_as(near)
+        if activation == "softmax":
+            near, counted = near[:, 0], counted[:, 0]
+        apart, across = region_losses(loss, logits, own, near, counted)
+        interior, boundary = interior + share * _mean(apart), boundary + share * _mean(across)
+        dice = dice + share * _dice(logits, own, labelled.counted(logits), activation)
     return interior, boundary, dice
 
 
@@ -153,8 +167,9 @@ def _on_levels(
     weights = torch.ones_like(targets) if weights is None else weights
     for share, logits in _levels(labelled):
         own, weigh = (_resized(tensor, logits.shape[2:]) for tensor in (targets, weights))
-        parts["ce"] = parts["ce"] + share * _cross_entropy(logits, own, weigh, activation)
-        parts["dice"] = parts["dice"] + share * _dice(logits, own, activation)
+        counted = labelled.counted(logits)
+        parts["ce"] = parts["ce"] + share * _cross_entropy(logits, own, weigh * counted, activation)
+        parts["dice"] = parts["dice"] + share * _dice(logits, own, counted, activation)
     return parts
 
 
@@ -169,15 +184,20 @@ def _cross_entropy(
     logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, activation: Activation
 ) -> torch.Tensor:
     if activation == "sigmoid":
-        return soft_bce_loss(logits, targets, weights).mean()
+        return _mean(soft_bce_loss(logits, targets, weights))
     # a pixel has one weight: that of its most unsure class
-    return softmax_ce_loss(logits, targets, weights.amin(1)).mean()
+    return _mean(softmax_ce_loss(logits, targets, weights.amin(1)))
 
 
-def _dice(logits: torch.Tensor, targets: torch.Tensor, activation: Activation) -> torch.Tensor:
+def _dice(logits: torch.Tensor, targets: torch.Tensor, counted: torch.Tensor, activation: Activation) -> torch.Tensor:
     if activation == "sigmoid":
-        return dice_semimetric_loss(logits, targets, torch.ones_like(targets)).mean()
-    return softmax_dice_semimetric_loss(logits, targets, torch.ones_like(targets[:, 0])).mean()
+        return _mean(dice_semimetric_loss(logits, targets, counted.expand_as(targets)))
+    return _mean(softmax_dice_semimetric_loss(logits, targets, counted[:, 0]))
+
+
+def _mean(losses: torch.Tensor) -> torch.Tensor:
+    """Over pictures and regions; 0 of none."""
+    return losses.sum() / max(losses.numel(), 1)
 
 
 def _membership(labelled: Labelled, activation: Activation, band: float) -> torch.Tensor:

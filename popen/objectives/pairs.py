@@ -44,7 +44,7 @@ class SegPairs:
     `embedding` is trained, `reference`, `superior`, `rejected` and `inferior` are frozen, all (N, L, D); the rejected
     candidate is the inferior one, or the medium one in curriculum stage 2. `logits`, `ref_logits` and `signs` (N, R)
     are the target's mask where the masks of superior and rejected differ, see `region_margin`; `gap` (N,) is the IoU
-    of the superior candidate minus that of the rejected one, 0..1.
+    of the superior candidate minus that of the rejected one, 0..1; `pixels` (N,) how many of the picture's count.
     """
 
     embedding: torch.Tensor
@@ -56,6 +56,7 @@ class SegPairs:
     ref_logits: torch.Tensor
     signs: torch.Tensor
     gap: torch.Tensor
+    pixels: torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from popen.objectives.pairs import MarginLoss, PairLosses
+from popen.objectives.pairs import MarginLoss, PairLosses, SegPairs
 from popen.objectives.regions import (
     region_margin,
     region_margin_class_mean,
@@ -24,7 +24,8 @@ class RegionPairs:
     """N pairs of masks on the entries of `popen.objectives.regions.Regions`.
 
     `logits`, `ref_logits`, `sign`, `classes` (N, R), padded with sign 0; `entries` of one disagreement, 1 or 2;
-    `pixels` is the number of the policy's variables in a picture; `gap` (N,) the judge's difference in quality.
+    `pixels` is the number of the policy's variables in a picture, or (N,) of pictures of several sizes; `gap` (N,) the
+    judge's difference in quality.
     """
 
     logits: torch.Tensor
@@ -33,7 +34,7 @@ class RegionPairs:
     classes: torch.Tensor
     gap: torch.Tensor
     entries: int
-    pixels: float
+    pixels: torch.Tensor | float
 
 
 Margin = Callable[[RegionPairs], torch.Tensor]
@@ -69,3 +70,14 @@ def region_dpo(pairs: RegionPairs, margin: Margin, loss: MarginLoss) -> PairLoss
     """A loss on a margin; half of the margin is each side's reward."""
     h = margin(pairs)
     return PairLosses(loss(h), h / 2, -h / 2)
+
+
+def seg_region_dpo(pairs: SegPairs, objective: RegionObjective) -> PairLosses:
+    """L_s in mask space with any margin on R: each target is one independent region (sigmoid).
+
+    With `region_dpo` on `region_mean` it is `seg_mask_dpo`.
+    """
+    classes = torch.zeros_like(pairs.signs, dtype=torch.long)
+    return objective(
+        RegionPairs(pairs.logits, pairs.ref_logits, pairs.signs, classes, pairs.gap, entries=1, pixels=pairs.pixels)
+    )

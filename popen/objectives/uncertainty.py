@@ -124,7 +124,9 @@ def region_losses(
     return loss(logits, targets, valid * (1 - share)), loss(logits, targets, valid * share)
 
 
-def spatially_varying_labels(masks: torch.Tensor, sigma: float = 1.0) -> torch.Tensor:
+def spatially_varying_labels(
+    masks: torch.Tensor, sigma: float = 1.0, valid: torch.Tensor | None = None
+) -> torch.Tensor:
     """Labels smoothed by their 3ⁿ neighbourhood (SVLS, Islam and Glocker 2021; kernel as released).
 
     ỹ_i = ½ y_i + ½ Σ_{j∈N(i)} g_ij y_j / Σ_{j∈N(i)} g_ij,   g_ij = exp(−|i − j|² / 2σ²), in pixels
@@ -135,12 +137,15 @@ def spatially_varying_labels(masks: torch.Tensor, sigma: float = 1.0) -> torch.T
     Args:
         masks: bool (B, K, *spatial), 2-D or 3-D.
         sigma: σ > 0 in pixels.
+        valid: bool (B, 1, *spatial), the pixels that count. Others, and those beyond the picture's edge, are then no
+            neighbours of any, so that a picture and the same one padded have the same labels.
     Returns:
-        ỹ in 0..1, float32 (B, K, *spatial).
+        ỹ in 0..1, float32 (B, K, *spatial); without a neighbour that counts a pixel's own.
     Raises:
-        ValueError: masks are not bool or not 2-D or 3-D, or sigma is not a positive number.
+        ValueError: masks are not bool or not 2-D or 3-D, valid is not theirs without K, or sigma is not a positive
+            number.
     """
-    check_bool(masks=masks)
+    check_bool(masks=masks, **({} if valid is None else {"valid": valid}))
     axes = masks.dim() - 2
     if axes not in (2, 3):
         raise ValueError(f"masks must be (B, K, H, W) or (B, K, D, H, W), got {tuple(masks.shape)}")
@@ -148,18 +153,15 @@ def spatially_varying_labels(masks: torch.Tensor, sigma: float = 1.0) -> torch.T
     labels = masks.to(torch.float32)
     if labels.numel() == 0:
         return labels
-    padded = F.pad(labels, (1, 1) * axes, mode="replicate")
-    near, total = torch.zeros_like(labels), 0.0
-    for offset in itertools.product((0, 1, 2), repeat=axes):  # and not a convolution, which autocast would round
-        squared = sum((start - 1) ** 2 for start in offset)
-        if squared:
-            weight = math.exp(-(squared - 1) / (2 * sigma**2))  # a side weighs 1, so that a small σ cannot make all 0
-            shifted = padded
-            for axis, start in enumerate(offset, 2):
-                shifted = shifted.narrow(axis, start, masks.shape[axis])
-            near += weight * shifted
-            total += weight
-    return labels / 2 + near / (2 * total)
+    if valid is None:
+        near, total = _neighbours(F.pad(labels, (1, 1) * axes, mode="replicate"), sigma)
+        return labels / 2 + near / (2 * total)
+    if valid.shape != masks[:, :1].shape:
+        raise ValueError(f"valid must be (B, 1, *spatial) for masks {tuple(masks.shape)}, got {tuple(valid.shape)}")
+    seen = valid.to(torch.float32)
+    near, _ = _neighbours(F.pad(labels * seen, (1, 1) * axes), sigma)
+    counted, _ = _neighbours(F.pad(seen, (1, 1) * axes), sigma)
+    return labels / 2 + torch.where(counted > 0, near / torch.where(counted > 0, counted, 1), labels) / 2
 
 
 def geodesic_labels(masks: torch.Tensor, geodesic: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -184,6 +186,23 @@ def geodesic_labels(masks: torch.Tensor, geodesic: torch.Tensor, alpha: float) -
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in 0..1, got {alpha}")
     return (1 - alpha) * full_precision(masks) + alpha * full_precision(geodesic)
+
+
+def _neighbours(padded: torch.Tensor, sigma: float) -> tuple[torch.Tensor, float]:
+    """Σ_{j∈N(i)} g_ij y_j of maps that are padded by one pixel on each side, and Σ g_ij."""
+    axes = padded.dim() - 2
+    size = [length - 2 for length in padded.shape[2:]]
+    near, total = padded.new_zeros(*padded.shape[:2], *size), 0.0
+    for offset in itertools.product((0, 1, 2), repeat=axes):  # and not a convolution, which autocast would round
+        squared = sum((start - 1) ** 2 for start in offset)
+        if squared:
+            weight = math.exp(-(squared - 1) / (2 * sigma**2))  # a side weighs 1, so that a small σ cannot make all 0
+            shifted = padded
+            for axis, start in enumerate(offset, 2):
+                shifted = shifted.narrow(axis, start, size[axis - 2])
+            near += weight * shifted
+            total += weight
+    return near, total
 
 
 def _check_positive(**numbers: float) -> None:

@@ -19,6 +19,7 @@ from popen.lvlm.processing_popen import PopenProcessor
 from popen.lvlm.row_attention import FLEX
 from popen.training.launch import Launch, read_yaml
 from popen.training.lora import LoraArguments, with_lora
+from popen.training.mask_loss import MaskLossArguments
 from popen.training.preference import (
     MODEL_INPUTS,
     PreferenceArguments,
@@ -57,6 +58,7 @@ class PlannedRun:
     training: SFTArguments | PreferenceArguments
     lora: LoraArguments
     quantisation: QuantisationArguments
+    masks: MaskLossArguments
 
     @classmethod
     def read(cls, config: str | Path, overrides: list[str]) -> "PlannedRun":
@@ -67,7 +69,7 @@ class PlannedRun:
         """
         is_preference = "preferences" in read_yaml(config) or "--preferences" in overrides
         training = PreferenceArguments if is_preference else SFTArguments
-        parser = TrlParser((PlannedArguments, training, LoraArguments, QuantisationArguments))
+        parser = TrlParser((PlannedArguments, training, LoraArguments, QuantisationArguments, MaskLossArguments))
         argv = ["--config", str(config), *overrides, "--use_cpu", "true"]  # nothing runs: bf16 asks for no device
         return cls("preference" if is_preference else "SFT", *parser.parse_args_and_config(argv))
 

@@ -10,7 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
+from popen.data.safe_io import DataError
 from popen.data.schema import Sample
+from popen.lvlm.canvas import counted_cells
 from popen.lvlm.preference_packing import preference_batch
 from popen.lvlm.processing_popen import PopenProcessor
 from popen.objectives.pairs import (
@@ -19,13 +21,14 @@ from popen.objectives.pairs import (
     SegPairs,
     TextObjective,
     TextPairs,
-    seg_mask_dpo,
     text_dpo,
 )
 from popen.objectives.preference import sigmoid_loss
+from popen.objectives.region_pairs import seg_region_dpo
 from popen.objectives.regions import region_margin
 from popen.objectives.scores import weighted_token_logps
 from popen.preference.curriculum import LOCALISE, REFINE, stage_at
+from popen.preference.mask_objectives import LossOnMargin, OneMaskMargin, mask_objective
 from popen.training.callbacks import PartLossTrainer
 from popen.training.live_reference import LiveReference, with_reference
 
@@ -47,7 +50,19 @@ class PreferenceArguments(TrainingArguments):
         default=1.0, metadata={"help": "λ_a of the supervised loss on chosen and true answers."}
     )
     text_beta: float = field(default=0.1, metadata={"help": "β of the text margin."})
-    seg_beta: float = field(default=1.0, metadata={"help": "β of the region-mean mask margin."})
+    seg_margin: OneMaskMargin = field(
+        default="region_mean",
+        metadata={
+            "help": "How the margin between masks is normalised: by |R|, not at all, by the picture's pixels that "
+            "count, or by |R|^α; one mask has no classes to balance."
+        },
+    )
+    seg_alpha: float = field(default=0.5, metadata={"help": "α of seg_margin power: 0 is sum, 1 region_mean."})
+    seg_loss: LossOnMargin = field(default="sigmoid", metadata={"help": "On the margin between masks."})
+    seg_beta: float = field(default=1.0, metadata={"help": "β of the mask margin."})
+    seg_label_smoothing: float = field(
+        default=0.1, metadata={"help": "ε of seg_loss cdpo and rdpo: the share of pairs that are the wrong way round."}
+    )
     changed_weight: float = field(
         default=1.0, metadata={"help": "Weight of changed tokens in the text margin (DDPO)."}
     )
@@ -65,6 +80,23 @@ class PreferenceArguments(TrainingArguments):
     ddp_find_unused_parameters: bool = field(
         default=True, metadata={"help": "A vision tower's last layer may be unused."}
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        try:
+            seg_objective_of(self)
+        except ValueError as error:  # "alpha must be …"
+            raise DataError(f"seg_{error}") from error
+
+
+def seg_objective_of(args: PreferenceArguments) -> SegObjective:
+    """L_s as the arguments name it.
+
+    Raises:
+        ValueError: α, β or ε is out of range.
+    """
+    numbers = {"alpha": args.seg_alpha, "beta": args.seg_beta, "label_smoothing": args.seg_label_smoothing}
+    return partial(seg_region_dpo, objective=mask_objective(args.seg_margin, args.seg_loss, **numbers))
 
 
 class PreferenceStreams(Dataset):
@@ -112,6 +144,7 @@ def seg_pairs(outputs, inputs: dict, stage: int) -> SegPairs:
     target = column["preferred_target"]
     candidates = column["candidates"].to(outputs.embeddings.device)
     candidates = candidates.reshape(len(target), 4, *outputs.embeddings.shape[1:])  # without any, D is not known
+    cells = counted_cells(inputs["valid"], outputs.mask_logits.shape[-2:]).flatten(1).sum(1)
     return SegPairs(
         outputs.embeddings[target].float(),
         *candidates.unbind(1),
@@ -119,6 +152,7 @@ def seg_pairs(outputs, inputs: dict, stage: int) -> SegPairs:
         inputs[f"stage{stage}_region_ref_logits"],
         inputs[f"stage{stage}_region_signs"],
         inputs[f"stage{stage}_gap"],
+        cells[inputs["target_row"][target]].clamp(min=1),
     )
 
 
@@ -126,10 +160,10 @@ class PreferenceTrainer(PartLossTrainer):
     """L_pre = λ_t L_t + λ_s L_s + λ_a L_anchor (POPEN; the forms of L_t and L_s are our reconstruction).
 
     L_t and L_s are objectives of `popen.objectives.pairs`; `refine_objective` is L_s in curriculum stage 2 where that
-    is another one. By default L_t is DPO on changed-token-weighted log-ratios
-    and L_s is DPO on the region-mean margin between the masks of the superior and the rejected candidate, on the clean
-    picture; the anchor is CE on chosen and true answers plus PixelLM's mask losses. The reference's numbers were
-    written when the pairs were mined: no second forward, unless `reference` is live.
+    is another one. By default L_t is DPO on changed-token-weighted log-ratios and L_s is DPO on the region-mean margin
+    between the masks of the superior and the rejected candidate, on the clean picture, or what `seg_margin` and
+    `seg_loss` name; the anchor is CE on chosen and true answers plus PixelLM's mask losses. The reference's numbers
+    were written when the pairs were mined: no second forward, unless `reference` is live.
     """
 
     counters: ClassVar = {
@@ -159,7 +193,7 @@ class PreferenceTrainer(PartLossTrainer):
             score=partial(weighted_token_logps, weight=args.changed_weight),
             loss=partial(sigmoid_loss, beta=args.text_beta),
         )
-        localise = seg_objective or partial(seg_mask_dpo, loss=partial(sigmoid_loss, beta=args.seg_beta))
+        localise = seg_objective or seg_objective_of(args)
         self.seg_objectives = {LOCALISE: localise, REFINE: refine_objective or localise}
 
     def model_inputs(self, inputs: dict) -> dict | None:

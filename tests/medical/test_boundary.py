@@ -78,6 +78,20 @@ def test_each_mask_of_a_batch_is_its_own_and_a_complement_changes_the_sign():
     assert ((distance > 0) == masks).all()
 
 
+@few
+@given(seeds, spacings)
+def test_pixels_that_do_not_count_are_on_neither_side(seed, spacing):
+    shape = SHAPES[len(spacing)]
+    rng = np.random.default_rng(seed)
+    mask, valid = rng.random(shape) > 0.5, rng.random(shape) > 0.3
+    inside, counted = mask.ravel(), valid.ravel()
+    other = (inside[:, None] != inside[None]) & counted[None]
+    nearest = np.where(other, apart(shape, spacing), np.inf).min(1)
+    close(signed_distance(mask, spacing, valid).ravel(), np.where(inside, nearest, -nearest))
+    anything = np.where(valid, mask, rng.random(shape) > 0.5)
+    close(signed_distance(anything, spacing, valid)[valid], signed_distance(mask, spacing, valid)[valid])
+
+
 # geodesic distance
 
 
@@ -199,6 +213,10 @@ ERRORS = {
     ),
     "image must be finite": lambda: geodesic_membership(NAN, M[None], (1.0, 1.0), 0.5),
     "masks must be bool, got float64": lambda: geodesic_membership(PICTURE, PICTURE, (1.0, 1.0), 0.5),
+    "valid must be bool (2, 3), got bool (3, 2)": lambda: signed_distance(M, (1.0, 1.0), M.T),
+    "valid must be bool (2, 3), got uint8 (2, 3)": lambda: geodesic_membership(
+        PICTURE, M[None], (1.0, 1.0), 0.5, M.astype(np.uint8)
+    ),
     "gradient_weight must be in 0..1, got 1.5": lambda: geodesic_distance(PICTURE, M, (1.0, 1.0), 1.5),
 }
 
@@ -208,6 +226,37 @@ def test_errors_are_one_line(message):
     with pytest.raises(ValueError) as error:
         ERRORS[message]()
     assert str(error.value) == message
+
+
+def test_no_path_leads_through_pixels_that_do_not_count():
+    """A wall of pixels that do not count but for one gap; behind a whole one is nothing to reach."""
+    seeds, valid = np.zeros((3, 4), bool), np.ones((3, 4), bool)
+    seeds[0, 0], valid[1, :3] = True, False
+    distance = geodesic_distance(np.zeros((1, 3, 4)), seeds, (1.0, 1.0), 0.0, valid)
+    close(distance[2], [4 + 2 * math.sqrt(2), 3 + 2 * math.sqrt(2), 2 + 2 * math.sqrt(2), 3 + math.sqrt(2)])
+    assert np.isinf(distance[1, :3]).all()
+    valid[1] = False
+    assert np.isinf(geodesic_distance(np.zeros((1, 3, 4)), seeds, (1.0, 1.0), 0.0, valid)[1:]).all()
+    seeds[0, 0], seeds[1, 1] = False, True  # a seed that does not count is none
+    assert np.isinf(geodesic_distance(np.zeros((1, 3, 4)), seeds, (1.0, 1.0), 0.0, valid)).all()
+
+
+def test_a_membership_is_that_of_the_pixels_that_count():
+    """Cut out, and on a larger grid whose other pixels hold anything; where no path leads it is 0."""
+    rng = np.random.default_rng(0)
+    image, mask = rng.normal(size=(1, 8, 7)), np.zeros((1, 8, 7), bool)
+    mask[0, 2:6, 3:] = True  # as deep at the edge as it is wide
+    expected = geodesic_membership(image, mask, (1.0, 1.0), 0.5)
+    large, others = rng.normal(size=(1, 11, 10)), rng.random((1, 11, 10)) > 0.5
+    large[:, :8, :7], others[:, :8, :7] = image, mask
+    valid = np.zeros((11, 10), bool)
+    valid[:8, :7] = True
+    found = geodesic_membership(large, others, (1.0, 1.0), 0.5, valid)
+    close(found[:, :8, :7], expected)
+    assert found.sum() == pytest.approx(expected.sum())
+    valid[:, 5] = False
+    apart_ = geodesic_membership(large, np.where(np.arange(10) < 5, others, False), (1.0, 1.0), 0.5, valid)
+    assert (apart_[..., 5:] == 0).all() and apart_.max() == 1 and np.isfinite(apart_).all()
 
 
 @pytest.mark.parametrize("axes", [2, 3])

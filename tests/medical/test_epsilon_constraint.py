@@ -45,6 +45,14 @@ def test_validation_does_not_move_it_and_it_never_falls_below_0():
     assert loss.multiplier == 0
 
 
+def test_without_a_picture_it_stays():
+    loss = EpsilonConstraint(band=2.0, limit=0.1, rate=0.5)
+    parts = loss(
+        Labelled((torch.zeros(0, 1, 12, 12).requires_grad_(),), MASKS[:0], DISTANCE[:0], None, 0.5), "sigmoid"
+    )
+    assert sum(parts.values()) == 0 and loss.multiplier == 1
+
+
 def test_the_interior_is_held_near_the_limit():
     """One logit inside and one outside: what suits the soft boundary costs the interior, until λ grows."""
     found = []

@@ -70,6 +70,21 @@ def test_a_band_without_a_pixel_is_refused(band):
         LossArguments(band=band)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"margin": "power", "alpha": 2.0},
+        {"loss": "rdpo", "label_smoothing": 0.5},
+        {"loss": "cdpo", "label_smoothing": -0.1},
+        {"beta": 0.0},
+    ],
+)
+def test_numbers_that_the_objective_cannot_take_are_named_before_training(wrong):
+    name = list(wrong)[-1]
+    with pytest.raises(ValueError, match=f"^{name} must be "):
+        LossArguments(**wrong)
+
+
 @pytest.mark.parametrize("wrong", [{"interior_limit": -0.1}, {"multiplier_rate": 0.0}])
 def test_numbers_out_of_range_are_named(wrong):
     name, value = next(iter(wrong.items()))

@@ -196,6 +196,52 @@ def test_pictures_count_by_their_weights():
         weighted(loss, given, torch.ones(3))
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_pixels_that_do_not_count_hold_changes_nothing(name, activation):
+    """With other masks, maps and logits on a third of the pixels the parts are the same; no slope reaches those."""
+    given, other = labelled(activation), labelled(activation, fill=-9.0)
+    valid = torch.rand(2, 1, 12, 12, generator=torch.Generator().manual_seed(2)) > 0.3
+    everywhere = valid.expand_as(given.masks)
+    distance = np.stack(
+        [signed_distance(own, (1.0, 1.0), v) for own, v in zip(given.masks.numpy(), valid[:, 0].numpy(), strict=True)]
+    )
+    given = replace(given, distance=torch.from_numpy(distance), valid=valid)
+    mixed = [
+        torch.where(everywhere, a, b)
+        for a, b in (
+            (given.levels[0].detach(), other.levels[0].detach()),
+            (given.masks, ~given.masks),
+            (given.distance, -given.distance),
+            (given.geodesic.expand_as(given.masks), 1 - given.geodesic),
+        )
+    ]
+    mixed[0].requires_grad_()
+    spoilt = Labelled((mixed[0],), *mixed[1:], given.progress, valid)
+    given = replace(given, geodesic=given.geodesic.expand_as(given.masks))
+    found, expected = (LOSSES[name](own, activation=activation) for own in (spoilt, given))
+    torch.testing.assert_close(found, expected)
+    sum(found.values()).backward()
+    assert not mixed[0].grad[~everywhere].any() and mixed[0].grad.any()
+    assert torch.equal(spoilt.only(1).valid, valid[1:])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_picture_costs_nothing(name):
+    given = labelled()
+    none = Labelled((given.levels[0][:0],), given.masks[:0], given.distance[:0], given.geodesic[:0], 1.0)
+    total = sum(LOSSES[name](none, activation="sigmoid").values())
+    assert total == 0 and total.requires_grad
+
+
+def test_pixels_that_do_not_count_are_known_at_one_resolution():
+    given = labelled()
+    with pytest.raises(
+        ValueError, match="valid: pixels that do not count are known at the full resolution; give that"
+    ):
+        replace(given, levels=(given.levels[0], torch.zeros(2, 1, 6, 6)), valid=torch.ones(2, 1, 12, 12).bool())
+
+
 def test_a_map_that_was_not_built_is_named():
     given = labelled()
     bare = Labelled(given.levels, given.masks, None, None, 1.0)

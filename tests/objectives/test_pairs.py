@@ -21,7 +21,8 @@ from popen.objectives.pairs import (
     text_dpo,
     text_simpo,
 )
-from popen.objectives.preference import sigmoid_loss
+from popen.objectives.preference import ipo_loss, sigmoid_loss
+from popen.objectives.region_pairs import image_mean, power, region_dpo, region_mean, seg_region_dpo, total
 from popen.objectives.scores import embedding_distance_margin, weighted_token_logps
 
 
@@ -56,13 +57,34 @@ def seg():
     """e = (0, 0), reference (0, 1), e⁺ = (3, 4), e⁻ = (0, 2), worst (0, −8); two pixels of R, one of them padding."""
     vectors = [torch.tensor([[v]]) for v in ([0.0, 0.0], [0.0, 1.0], [3.0, 4.0], [0.0, 2.0], [0.0, -8.0])]
     pixels = [torch.tensor([v]) for v in ([2.0, 9.0], [0.5, 0.0], [1.0, 0.0])]
-    return SegPairs(*vectors, *pixels, torch.tensor([0.3]))
+    return SegPairs(*vectors, *pixels, torch.tensor([0.3]), torch.tensor([40]))
 
 
 def test_seg_mask_dpo_by_hand(seg):
     found = seg_mask_dpo(seg, partial(sigmoid_loss, beta=1.0))
     assert (found.chosen - found.rejected).item() == 1.5
     assert found.losses.item() == pytest.approx(math.log1p(math.exp(-1.5)))
+
+
+@pytest.mark.parametrize(
+    ("margin", "value"),
+    [(total, 2.0), (image_mean, 2 / 40), (region_mean, 1.0), (partial(power, alpha=0.5), math.sqrt(2))],
+)
+def test_seg_region_dpo_by_hand(seg, margin, value):
+    """Gains 2 − ½ and −(1 − 1½) on a region of two pixels, in a picture of 40 that count."""
+    logits, ref, signs = (torch.tensor([v]) for v in ([2.0, 1.0], [0.5, 1.5], [1.0, -1.0]))
+    pairs = replace(seg, logits=logits, ref_logits=ref, signs=signs)
+    found = seg_region_dpo(pairs, partial(region_dpo, margin=margin, loss=partial(ipo_loss, beta=0.5)))
+    assert (found.chosen - found.rejected).item() == pytest.approx(value)
+    assert found.losses.item() == pytest.approx((value - 1) ** 2)
+
+
+def test_seg_region_dpo_on_the_region_mean_is_seg_mask_dpo(seg):
+    loss = partial(sigmoid_loss, beta=0.7)
+    found = seg_region_dpo(seg, partial(region_dpo, margin=region_mean, loss=loss))
+    expected = seg_mask_dpo(seg, loss)
+    for field in fields(found):
+        assert torch.equal(getattr(found, field.name), getattr(expected, field.name))
 
 
 def test_seg_embedding_dpo_is_its_margin(seg):

@@ -205,6 +205,24 @@ def test_varying_labels_are_distributions_that_keep_the_class(seed, shape, sigma
     assert spatially_varying_labels(masks[:0], sigma).shape == (0, *shape[1:])
 
 
+def test_neighbours_that_do_not_count_have_no_say():
+    """Beside a straight edge one side and two corners of eight neighbours are of the other class; in the picture's
+    first row, where three sides and two corners are left, one side and one corner. Sides weigh 1, corners e^−½."""
+    masks = torch.zeros(1, 1, 3, 6, dtype=torch.bool)
+    masks[..., :2], masks[..., 4:] = True, True  # the last two columns are padding, whatever they hold
+    valid = torch.ones(1, 1, 3, 6, dtype=torch.bool)
+    valid[..., 4:] = False
+    labels = spatially_varying_labels(masks, 1.0, valid)[0, 0]
+    a, b = math.exp(0.0), math.exp(-0.5)  # relative to a side
+    of_five, of_all = (a + b) / (3 * a + 2 * b), (a + 2 * b) / (4 * a + 4 * b)
+    close(labels[0, :4], [1, 1 - of_five / 2, of_five / 2, 0])
+    close(labels[1, :4], [1, 1 - of_all / 2, of_all / 2, 0])
+    alone = torch.zeros_like(valid)
+    alone[0, 0, 1, 1] = True
+    assert spatially_varying_labels(masks, 1.0, alone)[0, 0, 1, 1] == 1
+    close(spatially_varying_labels(masks[..., :4], 1.0, valid[..., :4])[0, 0], labels[:, :4])
+
+
 def test_geodesic_labels_blend():
     masks, geodesic = torch.tensor([[[True, False]]]), torch.tensor([[[0.5, 0.25]]])
     close(geodesic_labels(masks, geodesic, 0.2), [[[0.9, 0.05]]])
@@ -227,6 +245,10 @@ ERRORS = {
     "valid must be bool, got torch.float32": lambda: region_losses(soft_bce_loss, D, D, D, D),
     "masks must be bool, got torch.float32": lambda: spatially_varying_labels(D),
     "masks must be (B, K, H, W) or (B, K, D, H, W), got (1, 2, 3)": lambda: spatially_varying_labels(M),
+    "valid must be bool, got torch.int64": lambda: spatially_varying_labels(M[None], 1.0, M[None].long()),
+    "valid must be (B, 1, *spatial) for masks (1, 1, 2, 3), got (1, 2, 3)": lambda: spatially_varying_labels(
+        M[None], 1.0, M
+    ),
     "sigma must be a finite number > 0, got 0": lambda: spatially_varying_labels(M[None], 0),
     "shapes differ: masks (1, 2, 3), geodesic (2, 3)": lambda: geodesic_labels(M, D[0], 0.5),
     "masks must be bool, got torch.int64": lambda: geodesic_labels(M.long(), D, 0.5),

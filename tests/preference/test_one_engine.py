@@ -8,7 +8,16 @@ import torch
 
 from popen.objectives.pairs import Completions, SegPairs, TextPairs, seg_embedding_dpo, seg_mask_dpo, text_dpo
 from popen.objectives.preference import conservative_loss, hinge_loss, ipo_loss, robust_loss, sigmoid_loss
-from popen.objectives.region_pairs import RegionPairs, class_mean, image_mean, power, region_dpo, region_mean, total
+from popen.objectives.region_pairs import (
+    RegionPairs,
+    class_mean,
+    image_mean,
+    power,
+    region_dpo,
+    region_mean,
+    seg_region_dpo,
+    total,
+)
 from popen.objectives.regions import gather_region, independent_regions, one_hot_regions
 from popen.objectives.scores import embedding_cosine_margin, weighted_token_logps
 
@@ -37,7 +46,8 @@ def seg_pairs(e, logits):
     other, empty = noise(N, 2, 3), logits.detach()
     signs = torch.tensor([1.0, -1.0, 1.0]).expand(N, 3)
     return SegPairs(
-        e, e.detach(), other, other.flip(0), other.flip(0), logits, empty, signs, torch.full((N,), 0.2)
+        e, e.detach(), other, other.flip(0), other.flip(0), logits, empty, signs, torch.full((N,), 0.2),
+        torch.tensor([9, 20, 20, 7]),
     )  # fmt: skip
 
 
@@ -49,6 +59,11 @@ def embeddings(loss):
 def lvlm_masks(loss):
     logits = noise(N, 3).requires_grad_()
     return seg_mask_dpo(seg_pairs(noise(N, 2, 3), logits), loss), [logits]
+
+
+def lvlm_regions(loss, margin):
+    logits = noise(N, 3).requires_grad_()
+    return seg_region_dpo(seg_pairs(noise(N, 2, 3), logits), partial(region_dpo, margin=margin, loss=loss)), [logits]
 
 
 def masks(loss, margin, shape, one_hot):
@@ -77,6 +92,7 @@ MARGINS = {
     "root": partial(power, alpha=0.5),
 }
 for margin_name, own_margin in MARGINS.items():
+    KINDS[f"masks of an LVLM, {margin_name}"] = partial(lvlm_regions, margin=own_margin)
     for shape in ((4, 5), (3, 4, 5)):
         for one_hot in (False, True):
             kind = f"{len(shape)}-D {'softmax' if one_hot else 'sigmoid'} {margin_name}"

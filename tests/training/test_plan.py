@@ -35,6 +35,11 @@ def setting(tmp_path_factory, tiny, samples):
     return ["--model_name_or_path", str(root / "model"), "--dataset", str(root / "data"), *eager]
 
 
+def test_a_recipe_with_a_loss_on_masks_is_read(setting):
+    run = PlannedRun.read(RECIPES / "sft_tiny.yaml", [*setting, "--mask_loss", "fuzzy", "--band", "2"])
+    assert (run.masks.mask_loss, run.masks.band) == ("fuzzy", 2.0)
+
+
 def test_activations_grow_evenly_and_the_largest_fits():
     """100 + 80 · 2 at three rows; 900 − 260 leave room for eight rows more than one."""
     assert BY_HAND.fixed == 160 and BY_HAND.activations_of(3) == Activations(160, 260)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import typing
 from itertools import pairwise
 
 import pytest
@@ -11,6 +12,9 @@ from transformers import TrainerCallback, set_seed
 from popen.data.safe_io import DataError
 from popen.data.schema import write_dataset
 from popen.lvlm.mining import MiningArguments, load_mined, mine
+from popen.medical.loss_choices import LossArguments, objective_of
+from popen.objectives.region_pairs import RegionPairs
+from popen.preference.mask_objectives import LossOnMargin, OneMaskMargin
 from popen.preference.reference import check_fingerprint, model_fingerprint
 from popen.training.preference import (
     MODEL_INPUTS,
@@ -18,6 +22,7 @@ from popen.training.preference import (
     PreferenceCollator,
     PreferenceStreams,
     PreferenceTrainer,
+    seg_pairs,
 )
 
 
@@ -196,6 +201,65 @@ def test_pictures_without_a_preference_are_trained_on_all_the_same(fresh, mined)
     trainer.train()
     entry = logs_of(trainer)[0]
     assert entry["seg/loss"] == 0 and entry["anchor/bce"] > 0 and math.isfinite(entry["loss"])
+
+
+# ---- which margin between masks, and which loss on it
+
+
+@pytest.mark.parametrize("margin", typing.get_args(OneMaskMargin))
+@pytest.mark.parametrize("loss", typing.get_args(LossOnMargin))
+def test_any_margin_takes_any_loss(fresh, margin, loss):
+    """Once the decoder has moved by 3 %, L_s is what a segmenter's objective makes of the batch's regions."""
+    trainer = fresh(
+        seg_margin=margin, seg_loss=loss, seg_alpha=0.3, seg_beta=0.5, seg_label_smoothing=0.2, text_weight=0.0,
+        anchor_weight=0.0, seg_weight=1.0,
+    )  # fmt: skip
+    trainer.state.global_step = 1  # past the check of the first step
+    with torch.no_grad():
+        for parameter in trainer.model.mask_decoder.parameters():
+            parameter.mul_(1.03)
+    batch = batch_of(trainer)
+    found, _ = loss_of(trainer, batch)
+    with torch.no_grad():
+        logits = trainer.model(**{name: batch[name] for name in MODEL_INPUTS}).mask_logits
+    target, signs = batch["stage1_preferred_target"], batch["stage1_region_signs"]
+    assert len(target) > 1 and len(set(signs.abs().sum(1).tolist())) > 1
+    own = logits.flatten(1)[target].gather(1, batch["stage1_region_pixels"])
+    cells = logits[0].numel()  # scenes fill their canvas
+    zeros = torch.zeros_like(signs, dtype=torch.long)
+    pairs = RegionPairs(own, batch["stage1_region_ref_logits"], signs, zeros, batch["stage1_gap"], 1, float(cells))
+    medical = LossArguments(margin=margin, loss=loss, alpha=0.3, beta=0.5, label_smoothing=0.2)
+    expected = objective_of(medical)(pairs)
+    assert expected.chosen.abs().max() > 1e-6
+    torch.testing.assert_close(found, expected.losses.mean())
+
+
+def test_pixels_that_do_not_count_are_no_part_of_an_image_mean(fresh):
+    """A canvas whose right half is padding has half as many cells, and the margin twice the size."""
+    found = {}
+    for name in ("whole", "half"):
+        trainer = fresh(seg_margin="image_mean", seg_loss="ipo", seg_beta=0.5)
+        batch = batch_of(trainer)
+        if name == "half":
+            batch["valid"][..., batch["valid"].shape[-1] // 2 :] = False
+        with torch.no_grad():
+            outputs = trainer.model(**{key: batch[key] for key in MODEL_INPUTS})
+        found[name] = seg_pairs(outputs, batch, 1).pixels
+    grid = outputs.mask_logits[0].numel()
+    assert (found["whole"] == grid).all() and (found["half"] == grid // 2).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seg_margin": "power", "seg_alpha": 2.0}, "^seg_alpha must be in 0..1, got 2.0$"),
+        ({"seg_loss": "rdpo", "seg_label_smoothing": 0.5}, "^seg_label_smoothing must be in .0, 0.5., got 0.5$"),
+        ({"seg_beta": 0.0}, "^seg_beta must be a finite number > 0, got 0.0$"),
+    ],
+)
+def test_numbers_that_the_margin_or_loss_cannot_take_are_refused_at_once(tmp_path, wrong, message):
+    with pytest.raises(DataError, match=message):
+        PreferenceArguments(output_dir=str(tmp_path), use_cpu=True, **wrong)
 
 
 # ---- the reference

@@ -25,6 +25,7 @@ from popen.lvlm.loading import load_model
 from popen.training import SegmentationSFTTrainer, SFTArguments
 from popen.training.callbacks import finish, resume_path
 from popen.training.lora import LoraArguments, with_lora
+from popen.training.mask_loss import MaskLossArguments, mask_loss_of
 
 root, rank = sys.argv[1], os.environ.get("RANK", "0")
 
@@ -53,7 +54,7 @@ class Killed(TrainerCallback):
             Path(args.output_dir + "/died").write_text(str(time.time()))
             os.kill(os.getpid(), signal.SIGKILL)
 
-def train(name, batch, steps=2, bad=(), callbacks=(), lora=False, **options):
+def train(name, batch, steps=2, bad=(), callbacks=(), lora=False, mask_loss="bce_dice", **options):
     args = SFTArguments(
         output_dir=root + "/" + name, max_steps=steps, per_device_train_batch_size=batch, learning_rate=1e-3, seed=0,
         logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True,
@@ -67,6 +68,7 @@ def train(name, batch, steps=2, bad=(), callbacks=(), lora=False, **options):
     trainer = Spoiled(
         model, args, train_dataset=load_split(root + "/data", "train"), processor=processor,
         callbacks=[digests, *callbacks],
+        mask_loss=mask_loss_of(MaskLossArguments(mask_loss=mask_loss, multiplier_rate=5.0)),
     )
     trainer.bad, message = bad, ""
     try:
@@ -94,6 +96,10 @@ for name in sys.argv[2:]:
             train("adapters_one", 4, steps=3, lora=True)
         case "adapters_two":
             train("adapters_two", 2, steps=3, lora=True)
+        case "masks_one":
+            train("masks_one", 4, mask_loss="epsilon_constraint")
+        case "masks_two":
+            train("masks_two", 2, mask_loss="epsilon_constraint")
         case "skipped":
             train("skipped", 2, steps=3, bad=(1,))
         case "lasting":
@@ -126,9 +132,9 @@ def root(tmp_path_factory, tiny):
 def runs(root):
     """Folders that one process with 4 rows a step and two with 2 each have written; the two then go on to faults."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", str(root), "adapters_one", "one"])
+        patch.setattr(sys, "argv", ["train.py", str(root), "adapters_one", "masks_one", "one"])
         runpy.run_path(str(root / "train.py"), run_name="__main__")
-    done = two(launch_forked, root, "two", "adapters_two", "skipped", "lasting")
+    done = two(launch_forked, root, "two", "adapters_two", "masks_two", "skipped", "lasting")
     assert done.returncode == 0, done.stderr[-3000:]
     return root / "one", root / "two"
 
@@ -169,6 +175,14 @@ def test_adapters_take_the_same_steps(runs, root):
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, atol=1e-5, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
     assert all(tensor.abs().max() > 1e-4 for name, tensor in first.items() if "lora_B" in name), "none was trained"
+
+
+def test_a_loss_on_masks_has_one_multiplier(runs, root):
+    """λ of the ε-constraint follows the interior's loss over the targets of both, of which one has more."""
+    one, two = (summary(root / name)["logs"] for name in ("masks_one", "masks_two"))
+    for part in ("loss", "grad_norm", "mask/interior", "mask/boundary", "mask/dice"):
+        assert [entry[part] for entry in two] == pytest.approx([entry[part] for entry in one], rel=1e-3), part
+    assert one[1]["mask/interior"] > 1.5 * one[0]["mask/interior"]  # λ went up
 
 
 def test_the_logged_parts_are_those_of_the_whole_batch(runs):
