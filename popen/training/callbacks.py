@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback
 from popen.data.safe_io import DataError, StorageError
 from popen.distributed.pulse import watched_peers
 from popen.training.finite_steps import FiniteSteps
+from popen.training.fsdp import complete_states, prepare_fsdp
 from popen.training.muon import MuonWithAdamW, hidden_matrices
 from popen.training.out_of_memory import device_memory, named_batch, named_evaluation, named_rest, rows_that_fit
 
@@ -44,6 +45,7 @@ class PartLossTrainer(Trainer):
 
     def __init__(self, *args, processor=None, **kwargs):
         super().__init__(*args, processing_class=None, **kwargs)
+        prepare_fsdp(self.accelerator, self.model, self.args)
         self.processor = processor
         self._parts: dict[str, list[float]] = defaultdict(list)
         self._shares: dict[str, float] = {}
@@ -166,6 +168,11 @@ class PartLossTrainer(Trainer):
                 "free some room and resume, earlier checkpoints are untouched"
             )
         super()._save_checkpoint(*args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.accelerator.is_fsdp2:
+            complete_states(self.optimizer.optimizer)
+        super()._save_optimizer_and_scheduler(output_dir)
 
 
 class ProcessorCallback(TrainerCallback):

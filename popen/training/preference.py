@@ -224,7 +224,8 @@ class PreferenceTrainer(PartLossTrainer):
         """Before the first update policy = reference, so every margin must be 0 up to rounding."""
         if self.state.global_step > 0 or not self.model.training:
             return
-        tolerance = 1e-2 if self.model.dtype == torch.float32 and not self.args.bf16 else 1.0
+        exact = self.model.dtype == torch.float32 and not self.args.bf16 and self.accelerator.mixed_precision == "no"
+        tolerance = 1e-2 if exact else 1.0
         own = margin.detach().abs().max() if margin.numel() else margin.new_zeros(())
         worst = float(self.accelerator.gather(own).max())
         if worst > tolerance:
