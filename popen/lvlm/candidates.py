@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from popen.data.schema import Question, Sample
+from popen.data.sample import Question, Sample
 from popen.lvlm.canvas import Canvas
 from popen.lvlm.gallery import Gallery
 from popen.lvlm.hypotheses import decode_hypotheses

@@ -1,7 +1,6 @@
 """What the trainers share: part-losses in the log, steps that are left out or explained, whole checkpoints."""
 
 import gc
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
@@ -184,14 +183,6 @@ class ProcessorCallback(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if args.should_save:  # on one process, or with save_on_each_node on one of each machine
             self.processor.save_pretrained(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-
-def use_all_cores() -> None:
-    """Lets a single CPU process use every core; launchers set one thread unless OMP_NUM_THREADS says otherwise."""
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if alone and not torch.cuda.is_available() and os.environ.get("OMP_NUM_THREADS") in (None, "1"):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(cores or 1)
 
 
 def finish(trainer: PartLossTrainer) -> None:

@@ -40,6 +40,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from popen.data.schema import load_split
+from popen.distributed import cores
 from popen.lvlm.loading import load_model
 from popen.training import SegmentationSFTTrainer, SFTArguments, callbacks
 
@@ -118,7 +119,7 @@ often, never = ("--save_strategy", "steps", "--save_steps", "1"), ("--save_strat
 with (
     patch.object(AcceleratorState, "__init__", begin_on_processors if several else begin),
     patch.object(callbacks, "finish", finish_noted),
-    patch.object(callbacks, "use_all_cores"),
+    patch.object(cores, "use_all_cores"),  # of the process of the test
     patch.object(callbacks.PartLossTrainer, "end"),  # after which there is no process group
 ):
     recipe("sft", "sft", *often)
