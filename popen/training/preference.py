@@ -170,7 +170,9 @@ class PreferenceTrainer(PartLossTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         args: PreferenceArguments = self.args
         if self.live_reference is not None:
-            inputs = with_reference(inputs, self.live_reference.outputs(self.accelerator.unwrap_model(model), inputs))
+            with self.accelerator.autocast():  # as it has the policy's forward pass in mixed precision
+                reference = self.live_reference.outputs(self.accelerator.unwrap_model(model), inputs)
+            inputs = with_reference(inputs, reference)
         shares = self.shares(inputs)
         outputs = model(**{name: inputs[name] for name in MODEL_INPUTS}, target_count=shares["targets"])
         text_loss = self._text_loss(outputs.logps, inputs).sum() / shares["text pairs"]
