@@ -24,6 +24,10 @@ from popen.errors import one_line_errors
 
 ROOT = Path(popen.__file__).parent.parent
 MODEL = ROOT / "popen" / "assets" / "popen-tiny"
+KEPT_FROM_CACHING = (
+    "PYTHONDONTWRITEBYTECODE"  # the Makefile unsets it, too: each process would compile what it imports
+)
+IMPORTED = "import torch.distributed.run, eval.hallucination, popen.lvlm.mining, popen.recipe"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -58,11 +62,12 @@ def started(command: list[str], cores: int) -> None:
     Raises:
         DataError: it failed; with its last line.
     """
+    given = {name: value for name, value in os.environ.items() if name != KEPT_FROM_CACHING}
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[:cores])  # what is started inherits it
     try:
-        done = subprocess.run(command, env=os.environ | ONE_THREAD | path, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=given | ONE_THREAD | path, capture_output=True, text=True, check=False)
     finally:
         os.sched_setaffinity(0, before)
     if done.returncode:
@@ -102,6 +107,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         root, data = Path(folder), f"{folder}/data"
         write_dataset((sample(args.seed + k) for k in range(pictures)), data, "train")
+        if not args.toy:
+            started([sys.executable, "-c", IMPORTED], 1)  # compiled once, for whoever comes first
         for name in args.jobs:
             numbers = iter(range(1000))
             sides = {f"{n} processes": turn(JOBS[name], n, data, root, numbers) for n in (1, 2)}

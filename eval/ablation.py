@@ -21,11 +21,11 @@ from eval.metrics import MaskCounts, ciou
 from eval.segmentation import parts, score
 from popen.data.safe_io import DataError
 from popen.data.schema import load_split
+from popen.distributed.cores import use_all_cores
 from popen.lvlm.loading import load_model
 from popen.preference.hallucination import name_pattern
 from popen.preference.pair_selection import Selection
 from popen.recipe import run
-from popen.training.callbacks import use_all_cores
 
 
 @dataclass

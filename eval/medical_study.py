@@ -24,6 +24,7 @@ from popen.data.medical_case import CaseReference
 from popen.data.medical_sources import read_labelled_cases
 from popen.data.patient_splits import first_patients, split_by_patient
 from popen.data.safe_io import DataError, write_json
+from popen.distributed.cores import use_all_cores
 from popen.medical.calibration import calibrate_threshold
 from popen.medical.cohort import Prepared, prepare
 from popen.medical.inference import batch_logits
@@ -31,7 +32,6 @@ from popen.medical.segmenter import Segmenter, SegmenterConfig
 from popen.medical.transforms import Preprocessing
 from popen.medical.views import flip_views
 from popen.recipe import run
-from popen.training.callbacks import use_all_cores
 
 PEER_SEEDS = 1000  # between the seeds of a base and of its peers
 

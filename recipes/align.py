@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from transformers import set_seed
 
 from popen.data.mixing import load_mixture
+from popen.distributed.cores import use_all_cores
 from popen.lvlm.loading import load_model
 from popen.recipe import run
 from popen.training import AlignmentTrainer, SFTArguments
-from popen.training.callbacks import finish, resume_path, use_all_cores
+from popen.training.callbacks import finish, resume_path
 from popen.training.optimizer_states import check_optimizer
 
 

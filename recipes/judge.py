@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 
 from popen.data.safe_io import DataError
 from popen.data.schema import Sample, load_split, write_dataset
+from popen.distributed.cores import use_all_cores
 from popen.lvlm.judged_pool import JudgeArguments, judged_samples
 from popen.lvlm.loading import load_model
 from popen.recipe import run
-from popen.training.callbacks import use_all_cores
 
 CHUNK = 32  # pictures in memory at a time
 

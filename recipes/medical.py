@@ -24,6 +24,7 @@ from popen.data.medical_sources import read_labelled_cases
 from popen.data.patient_splits import write_splits
 from popen.data.safe_io import DataError, write_json
 from popen.data.unlabelled_pool import read_unlabelled_cases
+from popen.distributed.cores import use_all_cores
 from popen.medical.annotators import annotated_examples
 from popen.medical.calibration import calibrated
 from popen.medical.cohort import Prepared
@@ -36,7 +37,7 @@ from popen.medical.segmenter import Segmenter, SegmenterConfig
 from popen.medical.transforms import Preprocessing
 from popen.medical.views import flip_views
 from popen.recipe import run
-from popen.training.callbacks import finish, use_all_cores
+from popen.training.callbacks import finish
 from popen.training.medical import MedicalArguments, MedicalTrainer
 from popen.training.optimizer_states import check_optimizer
 

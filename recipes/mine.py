@@ -12,11 +12,11 @@ and the same seed gives the same rows.
 from dataclasses import dataclass, field
 
 from popen.data.mixing import load_mixture
+from popen.distributed.cores import use_all_cores
 from popen.distributed.ranks import launched
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import MiningArguments, mine
 from popen.recipe import run
-from popen.training.callbacks import use_all_cores
 
 
 @dataclass

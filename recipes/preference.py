@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from transformers import set_seed
 
 from popen.data.mixing import load_mixture
+from popen.distributed.cores import use_all_cores
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import load_mined
 from popen.preference.pair_selection import Selection, pair_traits, select_pairs
 from popen.preference.reference import check_fingerprint, check_reference
 from popen.recipe import run
-from popen.training.callbacks import finish, resume_path, use_all_cores
+from popen.training.callbacks import finish, resume_path
 from popen.training.lora import ALL_WEIGHTS, LoraArguments, with_lora
 from popen.training.optimizer_states import check_optimizer
 from popen.training.preference import PreferenceArguments, PreferenceStreams, PreferenceTrainer

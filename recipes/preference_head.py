@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from popen.distributed.cores import use_all_cores
 from popen.lvlm.loading import load_model
 from popen.lvlm.mining import load_mined
 from popen.preference.reference import check_fingerprint, model_fingerprint
 from popen.recipe import run
-from popen.training.callbacks import use_all_cores
 from popen.training.preference_head import head_tensors, pair_accuracy, train_head
 
 

@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from transformers import set_seed
 
 from popen.data.mixing import load_mixture
+from popen.distributed.cores import use_all_cores
 from popen.lvlm.loading import load_model
 from popen.recipe import run
 from popen.training import SegmentationSFTTrainer, SFTArguments
-from popen.training.callbacks import finish, resume_path, use_all_cores
+from popen.training.callbacks import finish, resume_path
 from popen.training.lora import ALL_WEIGHTS, LoraArguments, with_lora
 from popen.training.mask_loss import BCE_DICE, MaskLossArguments, mask_loss_of
 from popen.training.optimizer_states import check_optimizer

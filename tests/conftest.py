@@ -26,6 +26,7 @@ from popen.lvlm.tiny import build_tiny
 STEPS = 300
 LONG = (
     "test_zero.py",
+    "test_fsdp2.py",
     "test_demo.py",
     "test_medical.py",
     "test_two_nodes.py",

@@ -73,6 +73,60 @@ def test_every_part_of_popen_has_a_layer():
     assert parts <= MAY_IMPORT.keys() | ON_TOP, f"no layer for {sorted(parts - MAY_IMPORT.keys() - ON_TOP)}"
 
 
+def at_start(file: Path) -> set[str]:
+    """Names that a file's source imports when it is imported itself: not in functions, nor for the type checker."""
+    found, waiting = set(), list(ast.parse(file.read_text(encoding="utf-8")).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        elif not isinstance(node, ast.FunctionDef):
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def waits_for(start: Path) -> set[str]:
+    """Names that a file imports when it starts, and all files of this project that it imports in turn."""
+    seen, found, waiting = set(), set(), [start]
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        names = at_start(file)
+        found |= names
+        parents = {name.rsplit(".", cut)[0] for name in names for cut in range(name.count(".") + 1)}
+        modules = [ROOT.joinpath(*name.split(".")) for name in parents if name.split(".")[0] in PACKAGES]
+        waiting += [
+            own for path in modules for own in (path.with_suffix(".py"), path / "__init__.py") if own.is_file()
+        ]
+    return found
+
+
+TRAINING = {"peft", "accelerate", "deepspeed", "transformers.Trainer", "transformers.TrainingArguments"}
+
+
+@pytest.mark.parametrize(
+    "start, lazy",
+    [
+        ("popen/lvlm/loading.py", TRAINING | {"trl", "datasets", "pandas"}),
+        ("popen/lvlm/segmentation.py", TRAINING | {"trl", "datasets", "pandas"}),
+        ("recipes/mine.py", TRAINING),
+        ("eval/segmentation.py", TRAINING | {"matplotlib"}),
+    ],
+)
+def test_a_start_waits_for_nothing_that_it_does_not_need(start, lazy):
+    """What these libraries import in turn takes seconds; `popen segment` imports the first two when it runs."""
+    names = waits_for(ROOT / start)
+    assert "torch" in names and any(name.startswith("popen.objectives") for name in names)
+    found = {name for name in names for own in lazy if name == own or name.startswith(f"{own}.")}
+    assert not found, f"{start} waits for {sorted(found)}; import it in the function that needs it"
+
+
 @pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "objectives"], ids=name_of)
 def test_objectives_know_torch_only(file):
     roots = {name.split(".")[0] for name in imports_of(file)} - sys.stdlib_module_names

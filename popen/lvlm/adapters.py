@@ -1,12 +1,15 @@
 """Puts a PEFT adapter from a folder on the popen model it was made for, and says plainly where it does not fit."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
 from popen.data.safe_io import DataError, read_json
 from popen.lvlm.modeling_popen import PopenForReasoningSegmentation
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -28,12 +31,14 @@ def base_of(folder: Path, name: str) -> str:
     return base
 
 
-def with_adapter(model: PopenForReasoningSegmentation, folder: Path, name: str, base: str) -> PeftModel:
+def with_adapter(model: PopenForReasoningSegmentation, folder: Path, name: str, base: str) -> "PeftModel":
     """The model with a folder's adapter on it; `name` and `base` are theirs in errors.
 
     Raises:
         DataError: it was made for another architecture, or some of its weights have no place.
     """
+    from peft import PeftModel, get_peft_model_state_dict  # most models have no adapter and need not wait for it
+
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             saved = set(file.keys())

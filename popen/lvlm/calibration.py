@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from popen.data.schema import Sample
+from popen.data.sample import Sample
 from popen.lvlm.answer_hypotheses import answer_hypotheses, scored_answers
 from popen.lvlm.hypotheses import attended_drafts, embedding_hypotheses, hypothesis_scores
 from popen.lvlm.inference import Draft, forced_drafts, generate_drafts, restored_masks

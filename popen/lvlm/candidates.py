@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from popen.data.schema import Question, Sample
+from popen.data.sample import Question, Sample
 from popen.lvlm.canvas import Canvas, counted_cells
 from popen.lvlm.gallery import Gallery
 from popen.lvlm.hypotheses import decode_hypotheses

@@ -1,13 +1,16 @@
 """Whether questions and answers fit a model's context: told before the first step or the first answer."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import datasets
 from tqdm.auto import tqdm
 
 from popen.data.safe_io import DataError
-from popen.data.schema import SEG
+from popen.data.sample import SEG
 from popen.lvlm.processing_popen import PopenProcessor
+
+if TYPE_CHECKING:
+    import datasets
 
 
 def true_answer(answer: str) -> str:
@@ -21,7 +24,7 @@ def no_answer(answer: str) -> None:
 
 def check_lengths(
     processor: PopenProcessor,
-    rows: datasets.Dataset,
+    rows: "datasets.Dataset",
     words: Callable[[str], str | None] = true_answer,
     quiet: bool = False,
 ) -> None:

@@ -88,6 +88,9 @@ class PopenForReasoningSegmentation(PreTrainedModel):
         )
         self.preference_head = PreferenceHead(config.decoder_dim, config.scales)
         self.post_init()
+        # transformers collects what the parts' classes name, as CLIP's text layers, which FSDP would look for in vain
+        kinds = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = sorted(kinds.intersection(self._no_split_modules or ()))
 
     def _init_weights(self, module: nn.Module) -> None:
         """New modules start as torch makes them: the backbone's σ of 0.02 starves a narrow decoder of signal."""

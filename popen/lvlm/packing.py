@@ -7,7 +7,7 @@ import torch
 
 from popen.data import rle
 from popen.data.safe_io import DataError
-from popen.data.schema import Sample
+from popen.data.sample import Sample
 from popen.lvlm.canvas import Canvas
 from popen.lvlm.processing_popen import PopenProcessor
 from popen.lvlm.shared_prefix import Branch, PackedTree, pack_tree, stack_trees

@@ -13,7 +13,7 @@ from transformers.models.auto.processing_auto import processor_class_from_name
 from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file
 
 from popen.data.safe_io import DataError, check_image, read_json, write_json
-from popen.data.schema import SEG
+from popen.data.sample import SEG
 from popen.lvlm.canvas import Canvas
 from popen.lvlm.families import family_of
 

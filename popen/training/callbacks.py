@@ -1,7 +1,6 @@
 """What the trainers share: part-losses in the log, steps that are left out or explained, whole checkpoints."""
 
 import gc
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from transformers import Trainer, TrainerCallback
 from popen.data.safe_io import DataError, StorageError
 from popen.distributed.pulse import watched_peers
 from popen.training.finite_steps import FiniteSteps
+from popen.training.fsdp import complete_states, prepare_fsdp
 from popen.training.muon import MuonWithAdamW, hidden_matrices
 from popen.training.out_of_memory import device_memory, named_batch, named_evaluation, named_rest, rows_that_fit
 
@@ -44,6 +44,7 @@ class PartLossTrainer(Trainer):
 
     def __init__(self, *args, processor=None, **kwargs):
         super().__init__(*args, processing_class=None, **kwargs)
+        prepare_fsdp(self.accelerator, self.model, self.args)
         self.processor = processor
         self._parts: dict[str, list[float]] = defaultdict(list)
         self._shares: dict[str, float] = {}
@@ -167,6 +168,11 @@ class PartLossTrainer(Trainer):
             )
         super()._save_checkpoint(*args, **kwargs)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.accelerator.is_fsdp2:
+            complete_states(self.optimizer.optimizer)
+        super()._save_optimizer_and_scheduler(output_dir)
+
 
 class ProcessorCallback(TrainerCallback):
     """Writes the processor beside the weights, so that every checkpoint is a whole model."""
@@ -177,14 +183,6 @@ class ProcessorCallback(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if args.should_save:  # on one process, or with save_on_each_node on one of each machine
             self.processor.save_pretrained(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-
-def use_all_cores() -> None:
-    """Lets a single CPU process use every core; launchers set one thread unless OMP_NUM_THREADS says otherwise."""
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if alone and not torch.cuda.is_available() and os.environ.get("OMP_NUM_THREADS") in (None, "1"):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(cores or 1)
 
 
 def finish(trainer: PartLossTrainer) -> None:

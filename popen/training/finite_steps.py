@@ -19,8 +19,8 @@ class FiniteSteps(TrainerCallback):
     A skipped step changes no parameter, no moment of the optimizer and no running statistic of a batch norm, and the
     learning rate stays where it is: nothing is multiplied by zero, which would leave a NaN a NaN and let momentum and
     weight decay act. DeepSpeed's engine has stepped by the time it can be asked, and leaves the step out itself; it
-    sees gradients alone, so a loss that is not finite makes them so. In fp16 an infinite gradient is the loss
-    scaler's to skip and is not counted.
+    sees gradients alone, so a loss that is not finite makes them so. FSDP2 shows nobody a gradient before the mean:
+    then all ranks are named. In fp16 an infinite gradient is the loss scaler's to skip and is not counted.
 
     `skipped` counts since it was last set to 0.
     """

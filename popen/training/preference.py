@@ -204,7 +204,9 @@ class PreferenceTrainer(PartLossTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         args: PreferenceArguments = self.args
         if self.live_reference is not None:
-            inputs = with_reference(inputs, self.live_reference.outputs(self.accelerator.unwrap_model(model), inputs))
+            with self.accelerator.autocast():  # as it has the policy's forward pass in mixed precision
+                reference = self.live_reference.outputs(self.accelerator.unwrap_model(model), inputs)
+            inputs = with_reference(inputs, reference)
         shares = self.shares(inputs)
         outputs = model(**{name: inputs[name] for name in MODEL_INPUTS}, target_count=shares["targets"])
         text_loss = self._text_loss(outputs.logps, inputs).sum() / shares["text pairs"]
@@ -258,7 +260,8 @@ class PreferenceTrainer(PartLossTrainer):
         """Before the first update policy = reference, so every margin must be 0 up to rounding."""
         if self.state.global_step > 0 or not self.model.training:
             return
-        tolerance = 1e-2 if self.model.dtype == torch.float32 and not self.args.bf16 else 1.0
+        exact = self.model.dtype == torch.float32 and not self.args.bf16 and self.accelerator.mixed_precision == "no"
+        tolerance = 1e-2 if exact else 1.0
         own = margin.detach().abs().max() if margin.numel() else margin.new_zeros(())
         worst = float(self.accelerator.gather(own).max())
         if worst > tolerance:

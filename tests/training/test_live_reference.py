@@ -103,6 +103,21 @@ def test_training_with_it_is_training_without(taught, streams, tmp_path):
         torch.testing.assert_close(weights[1][name], tensor, **CLOSE, msg=name)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_in_mixed_precision_the_reference_rounds_as_the_policy_does(taught, streams, tmp_path, monkeypatch, dtype):
+    """Weights of either width: every margin is 0 before the first step, up to nothing."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # taken back afterwards: arguments set it for good
+    args = PreferenceArguments(
+        output_dir=str(tmp_path), reference="live", max_steps=1, per_device_train_batch_size=2, use_cpu=True,
+        bf16=True, report_to="none", disable_tqdm=True, logging_steps=1, save_strategy="no",
+    )  # fmt: skip
+    model = copy.deepcopy(taught[0]).to(dtype).train()
+    trainer = PreferenceTrainer(model, args, train_dataset=streams, processor=taught[1])
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert first["rewards/margins"] == first["seg/margins"] == 0
+
+
 def test_pieces_cannot_be_copied(tiny, monkeypatch):
     monkeypatch.setattr(live_reference, "is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(DataError, match=r"^reference: live copies the model, and ZeRO-3 .*use_peft: true"):
