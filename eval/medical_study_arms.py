@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from popen.medical.epsilon_constraint import EpsilonConstraint
-from popen.medical.supervised import cross_entropy_dice, fuzzy, geols, intuitionistic, pareto_guided, svls
+from popen.medical.loss_choices import Supervised
 from popen.objectives.pairs import MarginLoss
 from popen.objectives.preference import conservative_loss, ipo_loss, robust_loss, sigmoid_loss
 from popen.objectives.region_pairs import Margin, RegionObjective, image_mean, power, region_dpo, region_mean, total
@@ -19,8 +18,6 @@ FLIPS = {"sampler": "flips", "judge": "agreement", "consensus": True}
 PEERS = FLIPS | {"sampler": "checkpoints_and_flips"}
 MIXED = FLIPS | {"sampler": "dropout_and_flips"}
 DROPOUT = {"sampler": "dropout", "judge": "truth"}
-BAND = 3.0  # pixels of the network's grid to either side of a boundary that count as uncertain
-WHOLE = partial(cross_entropy_dice)  # the usual loss on labels
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Arm:
         rounds: parts of the steps that begin with new pairs or labels; `keep_reference` then keeps the base's logits.
         teacher: the pool is for a mean teacher.
         peers: networks of other seeds, trained as the base on the same labelled few, that also give hypotheses.
-        supervised: the loss on labels, without its `activation`; one with a state starts anew in every run.
+        supervised: the loss on labels, as recipes name it and with their numbers.
     """
 
     pool_labels: Literal["none", "consensus", "winners", "truth"] = "none"
@@ -52,7 +49,7 @@ class Arm:
     keep_reference: bool = False
     teacher: bool = False
     peers: int = 0
-    supervised: Any = WHOLE
+    supervised: Supervised = "cross_entropy_dice"
 
     @property
     def uses_pool(self) -> bool:
@@ -133,11 +130,11 @@ ON_LABELS = {
     "mapo_light_flips": MAPO(preference_weight=BESIDE, choices=ORACLE),  # without dropout among the hypotheses
     "mapo_rounds": MAPO(rounds=3),
     "mapo_rounds_kept": MAPO(rounds=3, keep_reference=True),
-    "svls": Arm(supervised=svls),
-    "geols": Arm(supervised=geols),
-    "fuzzy": Arm(supervised=partial(fuzzy, band=BAND)),
-    "intuitionistic": Arm(supervised=partial(intuitionistic, band=BAND)),
-    "pareto": Arm(supervised=partial(pareto_guided, band=BAND)),
-    "epsilon_constraint": Arm(supervised=EpsilonConstraint(BAND, limit=0.05, rate=0.1)),  # as recipes have it
+    "svls": Arm(supervised="svls"),
+    "geols": Arm(supervised="geols"),
+    "fuzzy": Arm(supervised="fuzzy"),
+    "intuitionistic": Arm(supervised="intuitionistic"),
+    "pareto": Arm(supervised="pareto"),
+    "epsilon_constraint": Arm(supervised="epsilon_constraint"),
 }
 ARMS = BASELINES | OBJECTIVES | ROUNDS | COMMITTEE | JUDGES | NOISE | ON_LABELS

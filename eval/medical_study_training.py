@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 import torch
 from transformers import set_seed
@@ -11,17 +10,14 @@ from transformers import set_seed
 from eval.mean_teacher import MeanTeacherTrainer
 from eval.medical_study_arms import Arm
 from popen.medical.cohort import Prepared
-from popen.medical.epsilon_constraint import EpsilonConstraint
 from popen.medical.examples import Example, Streams
+from popen.medical.loss_choices import BandArguments, maps_of, named_supervised
 from popen.medical.mining import Candidates, MaskMining
 from popen.medical.pair_choices import PairArguments, sampler_of
 from popen.medical.pair_rounds import examples_of, mined, report_on
 from popen.medical.segmenter import Segmenter, SegmenterConfig
-from popen.medical.supervised import fuzzy, geols, intuitionistic, pareto_guided
 from popen.medical.views import flip_views
 from popen.training.medical import MedicalArguments, MedicalTrainer
-
-OF_DISTANCES = (fuzzy, intuitionistic, pareto_guided)
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def fit(
     kind = MeanTeacherTrainer if arm.teacher else MedicalTrainer
     trainer = kind(
         model, settings, train_dataset=Streams(labelled, pool, views), eval_dataset=dev,
-        supervised=partial(deepcopy(arm.supervised), activation=model.settings.activation),  # ε's λ starts anew
+        supervised=named_supervised(arm.supervised, BandArguments(), model.settings.activation),
         preference=arm.preference,
     )  # fmt: skip
     trainer.train()
@@ -107,9 +103,7 @@ def examples_for(
     seed: int,
 ) -> tuple[list[Example], list[Example], dict]:
     """Labelled examples, those of the second stream, and a report on what was mined for it."""
-    loss = getattr(arm.supervised, "func", arm.supervised)
-    distance = loss in OF_DISTANCES or isinstance(loss, EpsilonConstraint)
-    truths = [case.example(distance=distance, geodesic=loss is geols) for case in labelled]
+    truths = [case.example(**maps_of(arm.supervised)) for case in labelled]
     if arm.teacher:
         return truths, [Example(case.picture) for case in pool], {}
     if arm.pool_labels == "truth":
