@@ -17,6 +17,8 @@ import gc
 
 import pytest
 import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
 
 from popen.data.scene_questions import sample
 from popen.lvlm.calibration import embedding_spread, truth_drafts
@@ -95,6 +97,15 @@ def taught(tiny, samples):
     model.eval()
     model.config.embedding_std = embedding_spread(truth_drafts(model, processor, samples[:2]))
     return model, processor
+
+
+@pytest.fixture
+def one_process_mesh(tmp_path):
+    """A group of one process: pieces of sharded weights are whole, and all else is as with several."""
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
 
 
 @pytest.fixture

@@ -13,22 +13,19 @@ from eval.ablation_arms import ARMS
 from popen.data.safe_io import DataError
 from popen.data.schema import write_dataset
 from popen.lvlm.loading import load_model
-from popen.lvlm.mining import MiningArguments, load_mined, mine
+from popen.lvlm.mining import load_mined
 from popen.preference.reference import model_fingerprint
+from tests.mined import mined_folder
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, taught, samples):
     """A model folder, its preferences, and data with the splits train, calibration, dev and test."""
     folder = tmp_path_factory.mktemp("study")
-    for part in taught:
-        part.save_pretrained(folder / "model")
-    rows = write_dataset(samples, folder / "data", "train")
+    mined_folder(folder, *taught, samples)
     for split in ("calibration", "dev", "test"):
         renamed = [replace(s, image_id=f"{split}-{i}") for i, s in enumerate(samples[:2])]
         write_dataset(renamed, folder / "data", split)
-    settings = MiningArguments(views="embedding", candidates=4, margin=0.005, embedding_noise=1.0)
-    mine(*taught, rows, range(len(rows)), str(folder / "model"), folder / "mined", settings)
     return folder
 
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from popen.data.schema import write_dataset
-from popen.lvlm.mining import MiningArguments, mine
 from popen.training.mask_loss import MaskLossArguments
+from tests.mined import mined_folder
 from tests.recipes.test_recipes_run import recipe
 
 QUIET = ["--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true", "--save_strategy", "no"]
@@ -29,11 +28,7 @@ PREFERENCES = {  # every margin and every loss on it once, one of them by a YAML
 def root(tmp_path_factory, taught, samples):
     """A folder with a model, scenes and what was mined of them."""
     root = tmp_path_factory.mktemp("choices")
-    for part in taught:
-        part.save_pretrained(root / "model")
-    rows = write_dataset(samples, root / "data", "train")
-    settings = MiningArguments(views="embedding", candidates=3, margin=0.005, embedding_noise=1.0)
-    mine(*taught, rows, range(len(rows)), str(root / "model"), root / "mined", settings)
+    mined_folder(root, *taught, samples)
     return root
 
 

@@ -14,24 +14,22 @@ import yaml
 from accelerate.utils import FullyShardedDataParallelPlugin
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from popen.data.safe_io import DataError
 from popen.data.scene_questions import sample
-from popen.data.schema import write_dataset
 from popen.lvlm import label_logps
 from popen.lvlm.loading import load_model
-from popen.lvlm.mining import MiningArguments, mine
 from popen.lvlm.packing import supervised_batch
 from popen.training import SFTArguments
 from popen.training.fsdp import complete_states, prepare_fsdp
 from popen.training.lora import LoraArguments, with_lora
 from tests.launching import ACCELERATE, ROOT, launch_forked
+from tests.mined import mined_folder
 
 SCRIPT = """
-import hashlib, json, os, shutil, sys
+import json, os, shutil, sys
 from pathlib import Path
 from runpy import run_path
 from unittest.mock import patch
@@ -39,18 +37,16 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
-from popen.data.schema import load_split
 from popen.distributed import cores
-from popen.lvlm.loading import load_model
-from popen.training import SegmentationSFTTrainer, SFTArguments, callbacks
+from popen.training import callbacks
+from tests.training.spoiled_run import spoiled_run
 
 recipes, root, out = sys.argv[1:]
 several = "WORLD_SIZE" in os.environ
 rank = os.environ.get("RANK", "0")
 common = {
-    "max_steps": 2, "learning_rate": 1e-3, "seed": 0, "logging_steps": 1, "report_to": "none", "use_cpu": True,
-    "disable_tqdm": True, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2 if several else 4,
+    "learning_rate": 1e-3, "seed": 0, "logging_steps": 1, "report_to": "none", "use_cpu": True, "disable_tqdm": True,
+    "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2 if several else 4,
 }
 finish, begin = callbacks.finish, AcceleratorState.__init__
 
@@ -75,45 +71,12 @@ def finish_noted(trainer):
     finish(trainer)
 
 def recipe(name, run, *options, model="model"):
-    given = {"model_name_or_path": f"{root}/{model}", "dataset": f"{root}/data", "output_dir": f"{out}/{run}"} | common
+    given = {"model_name_or_path": f"{root}/{model}", "dataset": f"{root}/data", "output_dir": f"{out}/{run}"}
+    given |= common | {"max_steps": 2}
     sys.argv = [name, "--attn_implementation", "eager", *options]
     for key, value in given.items():
         sys.argv += [f"--{key}", str(value)]
     run_path(f"{recipes}/{name}.py", run_name="__main__")
-
-class Spoiled(SegmentationSFTTrainer):  # on the second process: a loss, then gradients, three in a row
-
-    def watch(self, loss):
-        last = len(self.finite_steps._bad_losses) == self.args.gradient_accumulation_steps - 1
-        if rank == "1" and not last:
-            if self.state.global_step == 1:
-                loss.data.fill_(float("nan"))
-            if self.state.global_step > 2:
-                loss.register_hook(lambda gradient: gradient * float("inf"))
-        super().watch(loss)
-
-class Digests(TrainerCallback):  # of this process's share of the weights
-
-    def __init__(self):
-        self.found = []
-
-    def on_step_end(self, args, state, control, model, **kwargs):
-        own = b"".join(weight.to_local().detach().numpy().tobytes() for weight in model.parameters())
-        self.found.append(hashlib.sha256(own).hexdigest())
-
-def faults():
-    args = SFTArguments(output_dir=f"{out}/faults", save_strategy="no", **(common | {"max_steps": 9}))
-    model, processor = load_model(root + "/model", attn_implementation="eager")
-    digests, message = Digests(), ""
-    rows = load_split(root + "/data", "train")
-    trainer = Spoiled(model.train(), args, train_dataset=rows, processor=processor, callbacks=[digests])
-    try:
-        trainer.train()
-    except FloatingPointError as error:
-        message = str(error)
-    skipped = [entry.get("skipped_steps") for entry in trainer.state.log_history if "loss" in entry]
-    found = {"digests": digests.found, "skipped": skipped, "message": message}
-    Path(f"{out}/faults{rank}.json").write_text(json.dumps(found))
 
 Path(out).mkdir(exist_ok=True)
 often, never = ("--save_strategy", "steps", "--save_steps", "1"), ("--save_strategy", "no")
@@ -129,23 +92,14 @@ with (
     if several:
         recipe("sft", "resumed", *often, "--resume_from_checkpoint", "true")
         recipe("sft", "half", *never, "--bf16", "true")
-        faults()
+        spoiled_run(root, out, "faults", **common)
     recipe("preference", "preference", *never, "--preferences", f"{root}/mined")
     recipe("sft", "adapters", *never, "--use_peft", "true", "--lora_dropout", "0", model="untied")
 """
 
 
-@pytest.fixture
-def mesh(tmp_path):
-    """One process: pieces are whole, and every part of the model meets sharded tensors all the same."""
-    store = distributed.FileStore(str(tmp_path / "store"), 1)
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
-    distributed.destroy_process_group()
-
-
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # one output is a view, which nobody changes in place
-def test_a_sharded_step_is_a_step(tiny, samples, mesh, monkeypatch):
+def test_a_sharded_step_is_a_step(tiny, samples, one_process_mesh, monkeypatch):
     """Layers that the backbone's classes name are wrapped, then the rest: loss and gradients are as before, also where
     the logits are computed in pieces."""
     plain = copy.deepcopy(tiny[0]).train()
@@ -153,8 +107,8 @@ def test_a_sharded_step_is_a_step(tiny, samples, mesh, monkeypatch):
     assert "LlamaDecoderLayer" in plain._no_split_modules  # what TRANSFORMER_BASED_WRAP goes by
     for module in sharded.modules():
         if type(module).__name__ in plain._no_split_modules:
-            fully_shard(module, mesh=mesh)
-    fully_shard(sharded, mesh=mesh)
+            fully_shard(module, mesh=one_process_mesh)
+    fully_shard(sharded, mesh=one_process_mesh)
     batch = supervised_batch(tiny[1], samples[:2])
     inputs = {name: value for name, value in batch.items() if name not in ("token_sequence", "sequence_row")}
     losses = []
@@ -193,14 +147,11 @@ def untied(model):
 def runs(tmp_path_factory, taught):
     """Folders of what one process makes of the recipes, and two with FSDP2."""
     root = tmp_path_factory.mktemp("fsdp")
-    for name, model in (("model", taught[0]), ("untied", untied(taught[0]))):
-        model.save_pretrained(root / name)
-        taught[1].save_pretrained(root / name)
+    for part in (untied(taught[0]), taught[1]):
+        part.save_pretrained(root / "untied")
     scenes = [sample(seed) for seed in range(8)]  # of one to five questions: the shares of the processes differ
     uneven = [replace(scene, questions=scene.questions[: 1 + 2 * i % 5]) for i, scene in enumerate(scenes)]
-    rows = write_dataset(uneven, root / "data", "train")
-    settings = MiningArguments(views="embedding", candidates=4, margin=0.005, embedding_noise=1.0)
-    mine(*taught, rows, range(len(rows)), str(root / "model"), root / "mined", settings)
+    mined_folder(root, *taught, uneven)
     (root / "train.py").write_text(SCRIPT)
     shipped = yaml.safe_load((ROOT / "recipes" / "accelerate" / "fsdp2.yaml").read_text())
     here = {"use_cpu": True, "mixed_precision": "no", "num_processes": 2}

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from popen.data.safe_io import DataError
-from popen.data.schema import write_dataset
-from popen.lvlm.mining import MiningArguments, load_mined, mine
+from popen.lvlm.mining import load_mined
 from popen.training import live_reference
 from popen.training.live_reference import LiveReference, with_reference
 from popen.training.lora import LoraArguments, with_lora
 from popen.training.preference import MODEL_INPUTS, PreferenceArguments, PreferenceStreams, PreferenceTrainer
+from tests.mined import mined_folder
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}  # float32
 
@@ -19,11 +19,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}  # float32
 @pytest.fixture(scope="module")
 def streams(tmp_path_factory, taught, samples):
     root = tmp_path_factory.mktemp("live")
-    for part in taught:
-        part.save_pretrained(root / "model")
-    rows = write_dataset(samples, root / "data", "train")
-    settings = MiningArguments(views="embedding", candidates=3, margin=0.005, embedding_noise=1.0)
-    mine(*taught, rows, range(len(rows)), str(root / "model"), root / "mined", settings)
+    rows = mined_folder(root, *taught, samples)
     text, seg, report = load_mined(root / "mined")
     assert report["model_name"] == "model"  # the folder's name, and nothing of this machine's folders
     return PreferenceStreams(text, seg, rows)

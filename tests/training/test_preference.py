@@ -10,8 +10,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from popen.data.safe_io import DataError
-from popen.data.schema import write_dataset
-from popen.lvlm.mining import MiningArguments, load_mined, mine
+from popen.lvlm.mining import load_mined
 from popen.medical.loss_choices import LossArguments, objective_of
 from popen.objectives.region_pairs import RegionPairs
 from popen.preference.mask_objectives import LossOnMargin, OneMaskMargin
@@ -24,17 +23,14 @@ from popen.training.preference import (
     PreferenceTrainer,
     seg_pairs,
 )
+from tests.mined import mined_folder
 
 
 @pytest.fixture(scope="module")
 def mined(tmp_path_factory, taught, samples):
     """(streams, report, model folder) of preferences mined from the taught model by embedding noise."""
     root = tmp_path_factory.mktemp("preference")
-    for part in taught:
-        part.save_pretrained(root / "model")
-    rows = write_dataset(samples, root / "data", "train")
-    settings = MiningArguments(views="embedding", candidates=4, margin=0.005, embedding_noise=1.0)
-    mine(*taught, rows, range(len(rows)), str(root / "model"), root / "mined", settings)
+    rows = mined_folder(root, *taught, samples)
     text, seg, report = load_mined(root / "mined")
     return PreferenceStreams(text, seg, rows), report, root / "model"
 

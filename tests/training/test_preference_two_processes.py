@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from popen.data.scene_questions import sample
-from popen.data.schema import write_dataset
-from popen.lvlm.mining import MiningArguments, mine
 from tests.launching import TORCHRUN, launch_forked
+from tests.mined import mined_folder
 
 SCRIPT = """
 import json, os, shutil, sys
@@ -54,11 +53,7 @@ if several:
 def runs(tmp_path_factory, taught):
     """Folders of one process, here, and of two."""
     root = tmp_path_factory.mktemp("preference")
-    for part in taught:
-        part.save_pretrained(root / "model")
-    rows = write_dataset([sample(seed) for seed in range(8)], root / "data", "train")
-    settings = MiningArguments(views="embedding", candidates=4, margin=0.005, embedding_noise=1.0)
-    mine(*taught, rows, range(len(rows)), str(root / "model"), root / "mined", settings)
+    mined_folder(root, *taught, [sample(seed) for seed in range(8)])
     (root / "train.py").write_text(SCRIPT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py", str(root), str(root / "one")])

@@ -12,15 +12,14 @@ import yaml
 from safetensors.torch import load_file
 
 from popen.data.scene_questions import sample
-from popen.data.schema import write_dataset
-from popen.lvlm.mining import MiningArguments, mine
 from tests.launching import ACCELERATE, ROOT, launch_forked
+from tests.mined import mined_folder
 
 STAGES = (2, 3)
 SCRIPT = """
-import hashlib, json, os, shutil, sys
+import json, os, shutil, sys
 from pathlib import Path
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 from popen.data.schema import load_split
 from popen.lvlm import label_logps
 from popen.lvlm.loading import load_model
@@ -29,6 +28,7 @@ from popen.training import SegmentationSFTTrainer, SFTArguments
 from popen.training.callbacks import finish, resume_path
 from popen.training.lora import LoraArguments, with_lora
 from popen.training.preference import PreferenceArguments, PreferenceStreams, PreferenceTrainer
+from tests.training.spoiled_run import spoiled_run
 
 root, out = sys.argv[1:]
 several = "WORLD_SIZE" in os.environ
@@ -37,14 +37,14 @@ if several:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # several pieces of tokens at a time, not equally many on both: under ZeRO-3 each gathers the output embedding
     label_logps.LOGITS_AT_ONCE = 2**14
-shares = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2 if several else 4}
+common = {
+    "learning_rate": 1e-3, "seed": 0, "logging_steps": 1, "report_to": "none", "use_cpu": True, "disable_tqdm": True,
+    "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2 if several else 4,
+}
 rows = load_split(root + "/data", "train")
 
 def train(name, arguments, kind, streams, lora=False, last=False, **options):
-    args = arguments(
-        output_dir=f"{out}/{name}", max_steps=2, learning_rate=1e-3, seed=0, logging_steps=1, report_to="none",
-        use_cpu=True, disable_tqdm=True, **(shares | options),
-    )
+    args = arguments(output_dir=f"{out}/{name}", max_steps=2, **(common | options))
     set_seed(0)
     model, processor = load_model(root + "/model", attn_implementation="eager")
     model = with_lora(model, LoraArguments(use_peft=True, lora_dropout=0.0)) if lora else model
@@ -62,42 +62,6 @@ def train(name, arguments, kind, streams, lora=False, last=False, **options):
     trainer.accelerator.wait_for_everyone() if not last else None
     return trainer
 
-class Spoiled(SegmentationSFTTrainer):  # on the second process: a loss, then gradients, three in a row
-
-    def watch(self, loss):
-        last = len(self.finite_steps._bad_losses) == self.args.gradient_accumulation_steps - 1
-        if os.environ.get("RANK") == "1" and not last:
-            if self.state.global_step == 1:
-                loss.data.fill_(float("nan"))
-            if self.state.global_step > 2:
-                loss.register_hook(lambda gradient: gradient * float("inf"))
-        super().watch(loss)
-
-class Digests(TrainerCallback):  # of this process's share of the weights
-
-    def __init__(self):
-        self.found = []
-
-    def on_step_end(self, args, state, control, model, **kwargs):
-        own = [getattr(weight, "ds_tensor", weight).detach().float().numpy() for weight in model.parameters()]
-        self.found.append(hashlib.sha256(b"".join(weight.tobytes() for weight in own)).hexdigest())
-
-def faults(name, **options):
-    args = SFTArguments(
-        output_dir=f"{out}/{name}", max_steps=9, learning_rate=1e-3, seed=0, logging_steps=1, report_to="none",
-        use_cpu=True, disable_tqdm=True, save_strategy="no", **(shares | options),
-    )
-    model, processor = load_model(root + "/model", attn_implementation="eager")
-    digests, message = Digests(), ""
-    trainer = Spoiled(model.train(), args, train_dataset=rows, processor=processor, callbacks=[digests])
-    try:
-        trainer.train()
-    except FloatingPointError as error:
-        message = str(error)
-    skipped = [entry.get("skipped_steps") for entry in trainer.state.log_history if "loss" in entry]
-    found = {"digests": digests.found, "skipped": skipped, "message": message}
-    Path(f"{out}/{name}{os.environ['RANK']}.json").write_text(json.dumps(found))
-
 sft = SFTArguments, SegmentationSFTTrainer, rows
 trainer = train("sft", *sft, save_strategy="steps", save_steps=1)
 if several and trainer.is_world_process_zero():  # what a run leaves that was killed after its first step
@@ -105,9 +69,9 @@ if several and trainer.is_world_process_zero():  # what a run leaves that was ki
 if several:
     trainer.accelerator.wait_for_everyone()
     train("resumed", *sft, save_strategy="steps", save_steps=1, resume_from_checkpoint=True)
-    faults("faults")
+    spoiled_run(root, out, "faults", **common)
     if out.endswith("zero2"):
-        faults("faults_bf16", bf16=True)
+        spoiled_run(root, out, "faults_bf16", bf16=True, **common)
 text, seg, _ = load_mined(root + "/mined")
 preferences = PreferenceArguments, PreferenceTrainer, PreferenceStreams(text, seg, rows)
 if not out.endswith("zero3"):  # PEFT 0.21 gathers the rows of tokens that it trains on CUDA alone
@@ -120,13 +84,9 @@ train("preference", *preferences, last=True, save_strategy="no")
 def root(tmp_path_factory, taught):
     """A folder with a model, a data set, preferences mined from it, and what one process makes of them."""
     root = tmp_path_factory.mktemp("zero")
-    for part in taught:
-        part.save_pretrained(root / "model")
     scenes = [sample(seed) for seed in range(8)]  # of one to five questions: the shares of the processes differ
     uneven = [replace(scene, questions=scene.questions[: 1 + 2 * i % 5]) for i, scene in enumerate(scenes)]
-    rows = write_dataset(uneven, root / "data", "train")
-    settings = MiningArguments(views="embedding", candidates=4, margin=0.005, embedding_noise=1.0)
-    mine(*taught, rows, range(len(rows)), str(root / "model"), root / "mined", settings)
+    mined_folder(root, *taught, uneven)
     (root / "train.py").write_text(SCRIPT)
     for stage in STAGES:
         shipped = yaml.safe_load((ROOT / "recipes" / "accelerate" / f"zero{stage}.yaml").read_text())
