@@ -24,9 +24,8 @@ from popen.errors import one_line_errors
 
 ROOT = Path(popen.__file__).parent.parent
 MODEL = ROOT / "popen" / "assets" / "popen-tiny"
-KEPT_FROM_CACHING = (
-    "PYTHONDONTWRITEBYTECODE"  # the Makefile unsets it, too: each process would compile what it imports
-)
+# without this each process would compile what it imports; the Makefile unsets it, too
+KEEPS_FROM_CACHING = "PYTHONDONTWRITEBYTECODE"
 IMPORTED = "import torch.distributed.run, eval.hallucination, popen.lvlm.mining, popen.recipe"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -62,7 +61,7 @@ def started(command: list[str], cores: int) -> None:
     Raises:
         DataError: it failed; with its last line.
     """
-    given = {name: value for name, value in os.environ.items() if name != KEPT_FROM_CACHING}
+    given = {name: value for name, value in os.environ.items() if name != KEEPS_FROM_CACHING}
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[:cores])  # what is started inherits it
